@@ -1,0 +1,111 @@
+"""What the engine asks of a record store: lives and their claims, the intents journal, transfer rows, history."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, Protocol
+
+import msgspec
+from transfer_engine.schema.transfers import TransferRecord
+
+JOURNAL_BLOB_BYTES_MAX: Final = 1 << 20
+"""A journal blob stays under 1 MiB."""
+
+BUCKET_MS: Final = 10_000
+"""Logical milliseconds in one bucket of the journal."""
+
+
+class RecordsUnavailable(Exception):
+    """The store did not answer: what was written may or may not have landed. Write it again until sure."""
+
+
+class RecordsDamaged(Exception):
+    """The store's contents can't be read; the message names the file or table and what to do."""
+
+
+class ClaimLost(Exception):
+    """Another process has claimed this node: nothing more may be asked of any service in its name."""
+
+
+class Life(msgspec.Struct, frozen=True):
+    """One run of an engine under its node number.
+
+    ``after_ms`` (Unix ms) is the ceiling of all former lives: identifiers and buckets of this life lie above it.
+    """
+
+    node: int
+    epoch: int
+    owner: str
+    after_ms: int
+
+
+class JournalBlob(msgspec.Struct, frozen=True):
+    """Some intents, journaled as one row under ``(shard, bucket, sequence)``; writing it again changes nothing."""
+
+    shard: int
+    bucket: int
+    sequence: int
+    body: bytes
+
+
+class HistoryPage(msgspec.Struct, frozen=True):
+    """A page of a user's history, newest first; ``next_position`` continues it, None at the end."""
+
+    records: list[TransferRecord]
+    next_position: tuple[int, int] | None
+
+
+class RecordStore(Protocol):
+    """Durable memory of the engine. Every method may raise :class:`RecordsUnavailable` (the outcome is unknown)."""
+
+    async def claim(self, node: int, owner: str, *, ceiling_ms: int) -> Life:
+        """Begin a life: the next epoch of ``node``, durable, with at least ``ceiling_ms`` (Unix ms) as its ceiling.
+
+        The stored ceiling becomes the higher one of ``ceiling_ms`` and the former ceiling.
+        """
+        ...
+
+    async def raise_ceiling(self, life: Life, ceiling_ms: int) -> None:
+        """Make a higher ceiling durable (Unix ms); it is never lowered.
+
+        Raises:
+            ClaimLost: the claim belongs to another owner or epoch by now.
+        """
+        ...
+
+    async def write(self, blobs: Sequence[JournalBlob], records: Sequence[TransferRecord]) -> None:
+        """Make journal blobs and rows durable, in one group commit where the store can.
+
+        A row replaces the stored one only if its ``version`` is higher; the user's history (source's and target's)
+        follows it. All is idempotent: after RecordsUnavailable write the same again.
+        """
+        ...
+
+    async def get(self, req_id: int) -> TransferRecord | None:
+        """Return the row of a transfer, or None."""
+        ...
+
+    async def get_many(self, req_ids: Sequence[int]) -> dict[int, TransferRecord]:
+        """Return the rows that exist, by `req_id`."""
+        ...
+
+    async def history(self, user_id: int, *, limit: int, position: tuple[int, int] | None = None) -> HistoryPage:
+        """Return the transfers of a user (as source or target) by ``created_at`` and `req_id`, newest first.
+
+        ``position`` is a former page's ``next_position``; each transfer is listed once.
+        """
+        ...
+
+    def read_journal(self, shard: int, *, from_bucket: int) -> AsyncIterator[JournalBlob]:
+        """Yield the blobs of a shard from a bucket on, by (bucket, sequence)."""
+        ...
+
+    async def low_water_mark(self, shard: int) -> int:
+        """Return the lowest bucket that may hold an unsettled intent (0 at first)."""
+        ...
+
+    async def raise_low_water_mark(self, shard: int, bucket: int) -> None:
+        """Say that everything below ``bucket`` is settled; what lies there may be dropped. It never goes down."""
+        ...
+
+    async def scan_records(self, *, after: int, limit: int) -> list[TransferRecord]:
+        """Return rows with a `req_id` above ``after``, in its order: for audits and repairs, never for the hot path."""
+        ...
