@@ -1,0 +1,102 @@
+"""A bounded queue of messages that outlives the task which reads it.
+
+Messages are peeked at, and leave only when they are answered; so a reader that crashes or is cancelled loses nothing.
+No await in here holds a message: everything that changes the queue is synchronous.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Generic, TypeVar
+
+import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task
+
+M = TypeVar("M")
+
+
+class MailboxFull(Exception):
+    """The mailbox holds as many messages as it may: the message was not taken. Try again later."""
+
+
+class Mailbox(Generic[M]):
+    """First in, first out; at most ``capacity`` messages; one reader.
+
+    Raises :class:`ValueError` if ``capacity`` is below one.
+    """
+
+    __slots__ = ("_capacity", "_messages", "_reader")
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"a mailbox's capacity must be at least 1 message, not {capacity}")
+        self._capacity = capacity
+        self._messages: deque[M] = deque()
+        self._reader: Task | None = None
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __iter__(self) -> Iterator[M]:
+        return iter(self._messages)
+
+    def __repr__(self) -> str:
+        state = "awaited" if self._reader is not None else "unattended"
+        return f"<Mailbox {len(self._messages)} of {self._capacity}, {state}>"
+
+    @property
+    def capacity(self) -> int:
+        """The bound, in messages."""
+        return self._capacity
+
+    @trio.lowlevel.enable_ki_protection
+    def put_nowait(self, message: M, *, admitted: bool = False) -> None:
+        """Append ``message`` and wake the reader.
+
+        ``admitted`` ignores the bound: for work that was accepted in a former life and may not be refused any more.
+        Raises :class:`MailboxFull` at capacity; then the message was not taken.
+        """
+        messages = self._messages
+        if len(messages) >= self._capacity and not admitted:
+            raise MailboxFull(f"the mailbox is full: {len(messages)} of {self._capacity} messages wait")
+        messages.append(message)
+        if self._reader is not None:
+            trio.lowlevel.reschedule(self._reader)
+            self._reader = None
+
+    def peek(self, most: int) -> list[M]:
+        """Return up to ``most`` messages, oldest first. They stay in the mailbox until :meth:`drop`."""
+        if len(self._messages) <= most:
+            return list(self._messages)
+        return list(islice(self._messages, most))
+
+    @trio.lowlevel.enable_ki_protection
+    def drop(self, count: int) -> None:
+        """Remove the ``count`` oldest messages: they are answered.
+
+        Raises :class:`ValueError` if there are fewer; then none was removed.
+        """
+        messages = self._messages
+        if not 0 <= count <= len(messages):
+            raise ValueError(f"can't drop {count} messages of {len(messages)}")
+        for _ in range(count):
+            messages.popleft()
+
+    async def wait_for_message(self) -> None:
+        """Wait until there is a message; return at once (after a checkpoint) if there is one.
+
+        Cancellation leaves every message in the mailbox. Raises :class:`trio.BusyResourceError` if another task waits
+        already: a mailbox has one reader.
+        """
+        if self._reader is not None:
+            raise trio.BusyResourceError("another task waits for this mailbox's messages")
+        if self._messages:
+            await trio.lowlevel.checkpoint()
+            return
+        self._reader = trio.lowlevel.current_task()
+
+        def abort(_: RaiseCancelT) -> Abort:
+            self._reader = None
+            return Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
