@@ -13,10 +13,24 @@ from transfer_engine.actors.group_commit import (
 )
 from transfer_engine.actors.mailbox import Mailbox, MailboxFull
 from transfer_engine.actors.pool import ActorPool, PoolClosed, PoolEscalation, PoolStatistics
+from transfer_engine.actors.scanner import Scanner, ScannerStatistics
+from transfer_engine.actors.shutdown import bounded_cleanup, drain_within
+from transfer_engine.actors.supervisor import (
+    ChildSpec,
+    ChildState,
+    ChildStatistics,
+    Restart,
+    Supervisor,
+    SupervisorEscalation,
+    SupervisorStatistics,
+)
 
 __all__ = [
     "ActorPool",
     "Backoff",
+    "ChildSpec",
+    "ChildState",
+    "ChildStatistics",
     "CrashWindow",
     "FlushCrashed",
     "FlushMiscounted",
@@ -28,4 +42,12 @@ __all__ = [
     "PoolClosed",
     "PoolEscalation",
     "PoolStatistics",
+    "Restart",
+    "Scanner",
+    "ScannerStatistics",
+    "Supervisor",
+    "SupervisorEscalation",
+    "SupervisorStatistics",
+    "bounded_cleanup",
+    "drain_within",
 ]

@@ -12,8 +12,9 @@ from itertools import islice
 from typing import Generic, TypeVar, cast
 
 import trio
-from transfer_engine.actors.mailbox import Mailbox
 from trio.lowlevel import Abort, RaiseCancelT, Task
+
+from transfer_engine.actors.mailbox import Mailbox
 
 E = TypeVar("E")
 R = TypeVar("R")

@@ -16,9 +16,10 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task
+
 from transfer_engine.actors.backoff import Backoff, CrashWindow
 from transfer_engine.actors.mailbox import Mailbox, MailboxFull
-from trio.lowlevel import Abort, RaiseCancelT, Task
 
 K = TypeVar("K", bound=Hashable)
 M = TypeVar("M")
