@@ -315,11 +315,15 @@ class GroupCommit(Generic[E, R]):
 
 
 def _fresh(fault: Exception) -> Exception:
-    """Return a copy of ``fault``, chained to it: one exception object may not be raised in several tasks.
+    """Return a copy of ``fault``, chained to it: one exception object raised in many tasks mixes up their tracebacks.
 
-    It is made without ``__init__``, whose signature may be anything.
+    It is made without ``__init__``, whose signature may be anything. A class that can't be made even so is raised as it
+    is: whoever waits must be answered.
     """
-    fresh = type(fault).__new__(type(fault), *fault.args)
+    try:
+        fresh = type(fault).__new__(type(fault), *fault.args)
+    except Exception:  # noqa: BLE001  a constructor of its own may raise anything
+        return fault
     fresh.__dict__.update(fault.__dict__)
     fresh.__cause__ = fault
     return fresh

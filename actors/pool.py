@@ -78,7 +78,7 @@ class _Trouble:
 
 
 class _Actor(Generic[K, M]):
-    """A key's mailbox and its trouble, outside of any task."""
+    """A key's mailbox and its trouble, outside of any task. That of a spare task has no key."""
 
     __slots__ = ("key", "mailbox", "trouble")
 
@@ -125,8 +125,9 @@ class ActorPool(Generic[K, M]):
             ("batch_most", batch_most),
             ("idle_ms", idle_ms),
             ("crashes_most", crashes_most),
+            ("messages_most", messages_most),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{field} of pool {name!r} must be at least 1, not {value}")
         self.name = name
         self._handle = handle
@@ -196,7 +197,7 @@ class ActorPool(Generic[K, M]):
         if self._closed:
             self._messages_refused += 1
             raise PoolClosed(f"the pool {self.name!r} is closed")
-        if self._messages_waiting == self._messages_most and not admitted:
+        if self._messages_most is not None and self._messages_waiting >= self._messages_most and not admitted:
             self._messages_refused += 1
             raise MailboxFull(f"the pool {self.name!r} is full: {self._messages_waiting} messages wait")
         actor = self._actors.get(key)
@@ -315,6 +316,7 @@ class ActorPool(Generic[K, M]):
                     else:
                         self._messages_handled += len(messages)
                         self._leave(actor, len(messages))
+                    del messages  # a spare task keeps nothing alive
                 else:
                     await self._handle_alone(actor, actor.trouble)
                 if not mailbox:
@@ -330,6 +332,7 @@ class ActorPool(Generic[K, M]):
         self._messages_waiting -= count
         if not actor.mailbox:
             del self._actors[actor.key]
+            del actor.key
             if self._drained is not None and not self._actors:
                 self._drained.set()
                 self._drained = None

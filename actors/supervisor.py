@@ -118,8 +118,8 @@ class Supervisor:
 
     A child that ends and is to be restarted waits for a ``backoff`` that grows with its restarts in a row (a run longer
     than ``window_ms`` begins anew). More than ``restarts_most`` restarts of all children together within ``window_ms``
-    make :meth:`run` stop them all and raise :class:`SupervisorEscalation`. ``on_crash(name, error)`` is called, from the
-    loop and synchronously, for every crash; it is for alerts.
+    make :meth:`run` stop them all and raise :class:`SupervisorEscalation`. ``on_crash(name, error)`` is called for each
+    crash, synchronously; it is for alerts.
 
     Raises :class:`ValueError` if two children have one name.
     """
