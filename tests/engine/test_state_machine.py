@@ -3,6 +3,7 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from transfer_engine.engine.state_machine import TRANSITIONS, TransferEvent, transition
 from transfer_engine.schema.transfers import RANKS, TERMINAL_STATES, TransferState
 
