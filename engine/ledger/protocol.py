@@ -28,6 +28,10 @@ class LedgerUnavailable(Exception):
     """The ledger did not answer: the outcome of the request is unknown, never failed. Ask again, by the same ids."""
 
 
+class LedgerDamaged(Exception):
+    """The ledger's own data can't be read or is not a ledger's: nothing helps but a person. Names the file."""
+
+
 class Ledger(Protocol):
     """A TigerBeetle cluster, or what behaves like one.
 

@@ -1,0 +1,402 @@
+"""The embedded ledger's file: loads the part of it that a batch touches, and saves what the batch made.
+
+Synchronous; one thread at a time. The schema, with the reasons for its shape, is ``schema/ledger.sql``. No rules of
+the ledger live here.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from transfer_engine.engine.ledger.book import (
+    PENDING_STATUS_EXPIRED,
+    AccountState,
+    Book,
+    TransferState,
+)
+from transfer_engine.engine.ledger.columns import (
+    BulkInsert,
+    BulkSelect,
+    Value,
+    from_id,
+    from_wide,
+    to_id,
+    to_wide,
+)
+from transfer_engine.engine.ledger.flags import NS_PER_S
+from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x54_45_4C_31  # "TEL1": tells our file from any other SQLite file
+SQLITE_VERSION_MIN: Final = (3, 35, 0)
+
+LEG_MASK: Final = 15
+"""The low four bits of a transfer's id name a leg; what is above them usually is its ``user_data_128`` too."""
+
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+
+ACCOUNT_COLUMNS: Final = (
+    "a.id, a.timestamp, a.user_data_128, a.user_data_64, a.user_data_32, a.ledger, a.code, "
+    "b.debits_pending, b.debits_posted, b.credits_pending, b.credits_posted, b.flags, "
+    "b.transfer_last, b.transfer_count"
+)
+ACCOUNT_TABLES: Final = "accounts a JOIN balances b ON b.account = a.timestamp"
+
+TRANSFER_COLUMNS: Final = (
+    "t.id, d.id, c.id, t.amount, p.id, t.user_data_128, t.user_data_64, t.user_data_32, t.timeout, d.ledger, "
+    "t.code, t.flags, t.timestamp, t.status, t.debit_previous, t.credit_previous"
+)
+TRANSFER_TABLES: Final = (
+    "transfers t JOIN accounts d ON d.timestamp = t.debit_account "
+    "JOIN accounts c ON c.timestamp = t.credit_account LEFT JOIN transfers p ON p.timestamp = t.pending"
+)
+
+_select_accounts = BulkSelect(
+    f"SELECT {ACCOUNT_COLUMNS} FROM {ACCOUNT_TABLES} WHERE a.id IN ({{keys}})"  # noqa: S608
+)
+_select_ids = BulkSelect("SELECT id, timestamp FROM transfer_ids WHERE id IN ({keys})")
+_select_transfers = BulkSelect(
+    f"SELECT {TRANSFER_COLUMNS} FROM {TRANSFER_TABLES} WHERE t.timestamp IN ({{keys}})"  # noqa: S608
+)
+_insert_accounts = BulkInsert(
+    "accounts", ("timestamp", "id", "user_data_128", "user_data_64", "user_data_32", "ledger", "code")
+)
+_balance_columns = (
+    "debits_pending",
+    "debits_posted",
+    "credits_pending",
+    "credits_posted",
+    "flags",
+    "transfer_last",
+    "transfer_count",
+)
+_upsert_balances = BulkInsert(
+    "balances",
+    ("account", *_balance_columns),
+    on_conflict="ON CONFLICT (account) DO UPDATE SET "
+    + ", ".join(f"{column} = excluded.{column}" for column in _balance_columns),
+)
+_insert_transfers = BulkInsert(
+    "transfers",
+    (
+        "timestamp",
+        "id",
+        "debit_account",
+        "credit_account",
+        "amount",
+        "pending",
+        "user_data_128",
+        "user_data_64",
+        "user_data_32",
+        "timeout",
+        "code",
+        "flags",
+        "status",
+        "debit_previous",
+        "credit_previous",
+    ),
+)
+_insert_ids = BulkInsert("transfer_ids", ("id", "timestamp"))
+_insert_expiries = BulkInsert("expiries", ("expires_at", "transfer"))
+_insert_marks = BulkInsert("account_marks", ("account", "transfer"))
+_insert_account_balances = BulkInsert(
+    "account_balances",
+    ("account", "timestamp", "debits_pending", "debits_posted", "credits_pending", "credits_posted"),
+)
+
+
+def translate(error: sqlite3.Error, path: Path) -> LedgerDamaged | LedgerUnavailable:
+    """Return the ledger's own exception for one of SQLite's."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None and code & 0xFF in _DAMAGE:
+        return LedgerDamaged(f"{path}: the ledger's file is damaged ({error}); restore it from a backup")
+    return LedgerUnavailable(f"{path}: {error}")
+
+
+def account_from_row(row: tuple[Any, ...]) -> AccountState:
+    """Build an account from ``ACCOUNT_COLUMNS``."""
+    wide = from_wide
+    return AccountState(
+        from_id(row[0]),
+        row[1],
+        wide(row[2]),
+        wide(row[3]),
+        row[4],
+        row[5],
+        row[6],
+        wide(row[7]),
+        wide(row[8]),
+        wide(row[9]),
+        wide(row[10]),
+        row[11],
+        row[12],
+        row[13],
+    )
+
+
+def transfer_from_row(row: tuple[Any, ...]) -> TransferState:
+    """Build a transfer from ``TRANSFER_COLUMNS``."""
+    transfer_id = from_id(row[0])
+    return TransferState(
+        transfer_id,
+        from_id(row[1]),
+        from_id(row[2]),
+        from_wide(row[3]),
+        0 if row[4] is None else from_id(row[4]),
+        transfer_id & ~LEG_MASK if row[5] is None else from_wide(row[5]),
+        from_wide(row[6]),
+        *row[7:],
+    )
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open a connection with the ledger's settings; any thread may use it, one at a time."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=5.0
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute("PRAGMA cache_size = -65536")
+        connection.execute("PRAGMA wal_autocheckpoint = 8192")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open the writer's connection; make the file if there is none.
+
+    Raises :class:`LedgerDamaged` if the file is not a readable ledger of this version, :class:`LedgerUnavailable` if
+    it can't be opened or written.
+    """
+    if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
+        needed = ".".join(map(str, SQLITE_VERSION_MIN))
+        raise LedgerUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; {needed} is needed")
+    try:
+        connection = connect(path, read_only=False)
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+    try:
+        _verify_or_create(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise translate(error, path) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _verify_or_create(connection: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if not tables and not version:
+        schema = resources.files("transfer_engine.schema").joinpath("ledger.sql").read_text("utf-8")
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {schema}; PRAGMA application_id = {APPLICATION_ID}; "
+            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+        return
+    if application_id != APPLICATION_ID:
+        raise LedgerDamaged(f"{path}: this SQLite file is not a ledger; choose another path")
+    if version != SCHEMA_VERSION:
+        raise LedgerDamaged(
+            f"{path}: the ledger's schema is version {version}, this program knows {SCHEMA_VERSION}; "
+            "use the program that wrote it"
+        )
+
+
+def load_last_timestamp(connection: sqlite3.Connection) -> int:
+    """Return the latest timestamp that the file knows (ns)."""
+    (timestamp,) = connection.execute(
+        "SELECT max((SELECT last_timestamp FROM clock), "
+        "coalesce((SELECT max(timestamp) FROM accounts), 0), coalesce((SELECT max(timestamp) FROM transfers), 0))"
+    ).fetchone()
+    return int(timestamp)
+
+
+def load_next_expiry(connection: sqlite3.Connection) -> int | None:
+    """Return when the next hold expires (ns), if one will."""
+    row = connection.execute("SELECT min(expires_at) FROM expiries").fetchone()
+    return row[0] if row else None
+
+
+def expires_at(hold: TransferState) -> int:
+    """Return when a hold with a timeout expires (ns)."""
+    return hold.timestamp + hold.timeout * NS_PER_S
+
+
+def load_due_holds(connection: sqlite3.Connection, now_ns: int, limit: int) -> list[TransferState]:
+    """Return the holds whose time is over, the oldest expiry first."""
+    rows = connection.execute(
+        f"SELECT {TRANSFER_COLUMNS} FROM expiries e JOIN {TRANSFER_TABLES} "  # noqa: S608
+        "WHERE t.timestamp = e.transfer AND e.expires_at <= ? ORDER BY e.expires_at, e.transfer LIMIT ?",
+        (now_ns, limit),
+    ).fetchall()
+    return _stored(map(transfer_from_row, rows))
+
+
+def load_transfers(connection: sqlite3.Connection, ids: Iterable[int]) -> tuple[dict[int, TransferState], set[int]]:
+    """Return those of the transfers that exist, and those of the ids that are burnt."""
+    burnt = set()
+    timestamps: list[Value] = []
+    for stored_id, timestamp in _select_ids.run(connection, [to_id(one) for one in ids]):
+        if timestamp < 0:  # type: ignore[operator]
+            burnt.add(from_id(stored_id))  # type: ignore[arg-type]
+        else:
+            timestamps.append(timestamp)
+    found = _stored(map(transfer_from_row, _select_transfers.run(connection, timestamps)))
+    return {transfer.id: transfer for transfer in found}, burnt
+
+
+def _stored(transfers: Iterable[TransferState]) -> list[TransferState]:
+    found = list(transfers)
+    for transfer in found:
+        transfer.stored = True
+    return found
+
+
+def load_accounts(connection: sqlite3.Connection, ids: Iterable[int]) -> list[AccountState]:
+    """Return those of the accounts that exist."""
+    return list(map(account_from_row, _select_accounts.run(connection, [to_id(one) for one in ids])))
+
+
+def save(connection: sqlite3.Connection, book: Book, last_timestamp: int) -> None:
+    """Write everything that a batch changed, inside the transaction that the caller has begun."""
+    if book.accounts_created:
+        values: list[Value] = []
+        for account in book.accounts_created:
+            values += (
+                account.timestamp,
+                to_id(account.id),
+                to_wide(account.user_data_128),
+                to_wide(account.user_data_64),
+                account.user_data_32,
+                account.ledger,
+                account.code,
+            )
+        _insert_accounts.run(connection, values)
+    if book.created:
+        _save_transfers(connection, book)
+    if book.created or book.accounts_created:
+        touched = {account.id for account in book.accounts_created}
+        for transfer in book.created:
+            touched.add(transfer.debit_account_id)
+            touched.add(transfer.credit_account_id)
+        _save_balances(connection, book, touched)
+    if book.burnt_now:
+        values = []
+        for burnt_id, timestamp in book.burnt_now:
+            values += (to_id(burnt_id), -timestamp)
+        _insert_ids.run(connection, values)
+    if book.marks:
+        _insert_marks.run(connection, [value for mark in book.marks for value in mark])
+    if book.balances:
+        values = []
+        for account_timestamp, timestamp, *balances in book.balances:
+            values += (account_timestamp, timestamp, *map(to_wide, balances))
+        _insert_account_balances.run(connection, values)
+    own_row = (book.created and book.created[-1].timestamp) or (
+        book.accounts_created and book.accounts_created[-1].timestamp
+    )
+    if own_row != last_timestamp:
+        connection.execute("UPDATE clock SET last_timestamp = ?", (last_timestamp,))
+
+
+def _save_transfers(connection: sqlite3.Connection, book: Book) -> None:
+    accounts = book.accounts
+    transfers = book.transfers
+    rows: list[Value] = []
+    ids: list[Value] = []
+    settled: dict[int, list[int]] = {}
+    expiries: list[Value] = []
+    for one in book.created:
+        timestamp = one.timestamp
+        stored_id = one.id.to_bytes(16, "big")
+        amount = one.amount
+        user_data_128 = one.user_data_128
+        user_data_64 = one.user_data_64
+        pending = None
+        if one.pending_id:
+            hold = transfers[one.pending_id]
+            pending = hold.timestamp
+            if hold.stored:
+                settled.setdefault(hold.status, []).append(pending)
+                if hold.timeout:
+                    _forget_expiry(connection, hold)
+        elif one.timeout and one.status == 1:
+            expiries += (expires_at(one), timestamp)
+        rows += (
+            timestamp,
+            stored_id,
+            accounts[one.debit_account_id].timestamp,
+            accounts[one.credit_account_id].timestamp,
+            amount if amount < 1 << 63 else to_wide(amount),
+            pending,
+            (None if user_data_128 == one.id & ~LEG_MASK else to_wide(user_data_128)) if user_data_128 else 0,
+            user_data_64 if user_data_64 < 1 << 63 else to_wide(user_data_64),
+            one.user_data_32,
+            one.timeout,
+            one.code,
+            one.flags,
+            one.status,
+            one.debit_previous,
+            one.credit_previous,
+        )
+        ids += (stored_id, timestamp)
+    _insert_transfers.run(connection, rows)
+    _insert_ids.run(connection, ids)
+    _insert_expiries.run(connection, expiries)
+    for status, holds in settled.items():
+        _save_status(connection, status, holds)
+
+
+def _forget_expiry(connection: sqlite3.Connection, hold: TransferState) -> None:
+    connection.execute(
+        "DELETE FROM expiries WHERE expires_at = ? AND transfer = ?",
+        (expires_at(hold), hold.timestamp),
+    )
+
+
+def _save_status(connection: sqlite3.Connection, status: int, holds: list[int]) -> None:
+    connection.execute(
+        "UPDATE transfers SET status = ? WHERE timestamp IN (SELECT value FROM json_each(?))",
+        (status, str(holds)),
+    )
+
+
+def save_expired(connection: sqlite3.Connection, book: Book, expired: list[TransferState]) -> None:
+    """Write that these holds have expired, inside the transaction that the caller has begun."""
+    touched = set()
+    for hold in expired:
+        _forget_expiry(connection, hold)
+        touched.add(hold.debit_account_id)
+        touched.add(hold.credit_account_id)
+    _save_status(connection, PENDING_STATUS_EXPIRED, [hold.timestamp for hold in expired])
+    _save_balances(connection, book, touched)
+
+
+def _save_balances(connection: sqlite3.Connection, book: Book, touched: set[int]) -> None:
+    values: list[Value] = []
+    accounts = book.accounts
+    for account_id in touched:
+        account = accounts[account_id]
+        values += (
+            account.timestamp,
+            to_wide(account.debits_pending),
+            to_wide(account.debits_posted),
+            to_wide(account.credits_pending),
+            to_wide(account.credits_posted),
+            account.flags,
+            account.transfer_last,
+            account.transfer_count,
+        )
+    _upsert_balances.run(connection, values)

@@ -1,0 +1,99 @@
+"""What fits TigerBeetle's wire format: batches and numbers that its client would refuse are refused here alike.
+
+These are mistakes of the caller, so they raise; a batch with one of them is not applied at all.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from tigerbeetle import Account, AccountFlags, Transfer, TransferFlags
+
+from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX
+
+_IMPORTED_ACCOUNT: Final = int(AccountFlags.IMPORTED)
+_IMPORTED_TRANSFER: Final = int(TransferFlags.IMPORTED)
+
+_BITS: Final = {
+    "id": 128,
+    "debits_pending": 128,
+    "debits_posted": 128,
+    "credits_pending": 128,
+    "credits_posted": 128,
+    "debit_account_id": 128,
+    "credit_account_id": 128,
+    "amount": 128,
+    "pending_id": 128,
+    "user_data_128": 128,
+    "user_data_64": 64,
+    "user_data_32": 32,
+    "timeout": 32,
+    "ledger": 32,
+    "code": 16,
+    "flags": 16,
+    "timestamp": 64,
+}
+
+
+def require_transfers_fit(transfers: Sequence[Transfer]) -> None:
+    """Raise ``ValueError`` or ``TypeError``, naming the event and the field, unless the batch can be sent."""
+    _require_batch_fits(len(transfers))
+    index = 0
+    try:
+        for index, one in enumerate(transfers):  # the index is named in the error
+            # One test for all fields of a width: any that is too large or negative leaves something behind.
+            if (
+                one.id | one.debit_account_id | one.credit_account_id | one.amount | one.pending_id | one.user_data_128
+            ) >> 128 or (
+                one.user_data_64 | one.timestamp | (one.user_data_32 | one.timeout | one.ledger) << 32 | one.code << 48
+            ) >> 64:
+                raise _field_error("transfers", index, one)
+    except TypeError as error:
+        raise _field_error("transfers", index, transfers[index]) from error
+    if transfers and int(transfers[0].flags) & _IMPORTED_TRANSFER:
+        raise _import_error("transfers")
+
+
+def require_accounts_fit(accounts: Sequence[Account]) -> None:
+    """Raise ``ValueError`` or ``TypeError``, naming the event and the field, unless the batch can be sent."""
+    _require_batch_fits(len(accounts))
+    for index, one in enumerate(accounts):
+        error = _find_field_error("accounts", index, one)
+        if error is not None:
+            raise error
+    if accounts and int(accounts[0].flags) & _IMPORTED_ACCOUNT:
+        raise _import_error("accounts")
+
+
+def require_ids_fit(ids: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless the ids can be looked up in one request."""
+    _require_batch_fits(len(ids))
+    for index, one in enumerate(ids):
+        if not isinstance(one, int):
+            raise TypeError(f"ids[{index}] is {one!r}; give an integer")
+        if one < 0 or one >> 128:
+            raise ValueError(f"ids[{index}] is {one}; give an unsigned number of at most 128 bits")
+
+
+def _require_batch_fits(count: int) -> None:
+    if count > BATCH_EVENTS_MAX:
+        raise ValueError(f"{count} events do not fit one request; send at most {BATCH_EVENTS_MAX}")
+
+
+def _import_error(batch: str) -> ValueError:
+    # TigerBeetle decides by the first event whether a batch imports; later events that differ are refused singly.
+    return ValueError(f"{batch}[0].flags: the embedded ledger does not import past events; leave out `imported`")
+
+
+def _find_field_error(batch: str, index: int, event: Account | Transfer) -> Exception | None:
+    for field, bits in _BITS.items():
+        value = getattr(event, field, 0)
+        if not isinstance(value, int):
+            return TypeError(f"{batch}[{index}].{field} is {value!r}; give an integer")
+        if value < 0 or value >> bits:
+            return ValueError(f"{batch}[{index}].{field} is {value}; give an unsigned number of at most {bits} bits")
+    return None
+
+
+def _field_error(batch: str, index: int, event: Account | Transfer) -> Exception:
+    found = _find_field_error(batch, index, event)
+    return found or ValueError(f"{batch}[{index}] does not fit TigerBeetle's wire format: {event!r}")

@@ -1,0 +1,235 @@
+"""The embedded ledger's one writer: takes whole batches, applies the rules, makes each batch one durable commit.
+
+Synchronous: whoever calls sees to it that one thread at a time does. After any fault the file is as before the batch,
+and nothing in memory claims otherwise.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tigerbeetle import Account, CreateAccountResult, CreateTransferResult, Transfer
+
+from transfer_engine.engine.ledger import storage
+from transfer_engine.engine.ledger.batch import apply_accounts, apply_transfers
+from transfer_engine.engine.ledger.book import AccountState, Book, TransferState
+from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, LedgerUnavailable
+from transfer_engine.engine.ledger.transfer_rules import expire
+from transfer_engine.engine.ledger.wire import require_accounts_fit, require_transfers_fit
+
+ACCOUNTS_CACHED_MAX: Final = 65_536
+"""About 400 bytes each."""
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStatistics:
+    """What the writer has done since the file was opened."""
+
+    batches: int
+    events: int
+    expired: int
+    accounts_cached: int
+    last_timestamp: int
+    """ns"""
+
+
+class _AccountCache:
+    """A bounded cache: two generations, so that a hit costs nothing but a promotion now and then."""
+
+    def __init__(self, size_max: int) -> None:
+        self._generation_max = max(size_max // 2, 1)
+        self._young: dict[int, AccountState] = {}
+        self._old: dict[int, AccountState] = {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def get(self, account_id: int) -> AccountState | None:
+        account = self._young.get(account_id)
+        if account is None:
+            account = self._old.pop(account_id, None)
+            if account is not None:
+                self.put(account)
+        return account
+
+    def put(self, account: AccountState) -> None:
+        if len(self._young) >= self._generation_max:
+            self._old = self._young
+            self._young = {}
+        self._young[account.id] = account
+
+    def clear(self) -> None:
+        self._young = {}
+        self._old = {}
+
+
+class LedgerWriter:
+    """Owns the writing connection, the clock and the cache of accounts."""
+
+    def __init__(self, path: Path, *, clock_ns: Callable[[], int], accounts_cached_max: int) -> None:
+        self._path = path
+        self._clock_ns = clock_ns
+        self._accounts = _AccountCache(accounts_cached_max)
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+        self._batches = 0
+        self._events = 0
+        self._expired = 0
+        self._last_timestamp = 0
+        self._next_expiry: int | None = None
+        self._connect()
+
+    def statistics(self) -> WriterStatistics:
+        """Return the counters of this moment."""
+        return WriterStatistics(self._batches, self._events, self._expired, len(self._accounts), self._last_timestamp)
+
+    def expiry_due(self) -> bool:
+        """Say whether a hold's time is over that still counts as held. Any thread may ask."""
+        return self._next_expiry is not None and self._next_expiry <= self._clock_ns()
+
+    def create_accounts(self, accounts: Sequence[Account]) -> list[CreateAccountResult]:
+        """Create accounts; durable when it returns."""
+        require_accounts_fit(accounts)
+
+        def apply(connection: sqlite3.Connection, timestamp_first: int) -> tuple[Book, list[CreateAccountResult]]:
+            book = Book(self._load_accounts(connection, {account.id for account in accounts}), {}, set())
+            return book, apply_accounts(book, accounts, timestamp_first)
+
+        return self._commit_batch(len(accounts), apply)
+
+    def create_transfers(self, transfers: Sequence[Transfer]) -> list[CreateTransferResult]:
+        """Apply transfers; durable when it returns."""
+        require_transfers_fit(transfers)
+
+        def apply(connection: sqlite3.Connection, timestamp_first: int) -> tuple[Book, list[CreateTransferResult]]:
+            book = self._load_book(connection, transfers)
+            return book, apply_transfers(book, transfers, timestamp_first)
+
+        return self._commit_batch(len(transfers), apply)
+
+    def expire_due(self) -> None:
+        """Give back the holds whose time is over, a bounded number a commit, until none is left."""
+        while self.expiry_due():
+            now_ns = self._clock_ns()
+            self._in_transaction(lambda connection: self._expire(connection, now_ns))  # noqa: B023  # runs at once
+
+    def close(self) -> None:
+        """Close the file; later calls raise :class:`LedgerUnavailable`."""
+        self._closed = True
+        self._disconnect()
+
+    def _commit_batch(
+        self, count: int, apply: Callable[[sqlite3.Connection, int], tuple[Book, list[_Result]]]
+    ) -> list[_Result]:
+        if not count:
+            return []
+        self.expire_due()
+        # The first event's timestamp; strictly after all before it, whatever the clock does.
+        timestamp_first = max(self._last_timestamp + 1, self._clock_ns())
+        timestamp_last = timestamp_first + count - 1
+
+        def work(connection: sqlite3.Connection) -> tuple[Book, list[_Result]]:
+            book, results = apply(connection, timestamp_first)
+            storage.save(connection, book, timestamp_last)
+            return book, results
+
+        book, results = self._in_transaction(work)
+        # Answered and durable from here on.
+        self._last_timestamp = timestamp_last
+        for account in book.accounts_created:
+            self._accounts.put(account)
+        for transfer in book.created:
+            if transfer.timeout:
+                self._note_expiry(storage.expires_at(transfer))
+        self._batches += 1
+        self._events += count
+        return results
+
+    def _note_expiry(self, expires_at: int) -> None:
+        if self._next_expiry is None or expires_at < self._next_expiry:
+            self._next_expiry = expires_at
+
+    def _expire(self, connection: sqlite3.Connection, now_ns: int) -> None:
+        due = storage.load_due_holds(connection, now_ns, BATCH_EVENTS_MAX)
+        book = Book(self._load_accounts(connection, _accounts_of(due)), {}, set())
+        for hold in due:
+            expire(book, hold)
+        storage.save_expired(connection, book, due)
+        self._next_expiry = storage.load_next_expiry(connection)
+        self._expired += len(due)
+
+    def _load_book(self, connection: sqlite3.Connection, transfers: Sequence[Transfer]) -> Book:
+        ids = {transfer.id for transfer in transfers}
+        ids.update([transfer.pending_id for transfer in transfers])
+        found, burnt = storage.load_transfers(connection, ids)
+        account_ids = _accounts_of(transfers)
+        if found:
+            account_ids |= _accounts_of(found.values())
+        return Book(self._load_accounts(connection, account_ids), found, burnt)
+
+    def _load_accounts(self, connection: sqlite3.Connection, account_ids: set[int]) -> dict[int, AccountState]:
+        cache = self._accounts
+        accounts = {}
+        missing = []
+        for account_id in account_ids:
+            account = cache.get(account_id)
+            if account is None:
+                missing.append(account_id)
+            else:
+                accounts[account_id] = account
+        if missing:
+            for account in storage.load_accounts(connection, missing):
+                accounts[account.id] = account
+                cache.put(account)
+        return accounts
+
+    def _in_transaction(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Run ``work`` and commit, or leave the file as it was and forget what memory knows beyond it."""
+        connection = self._connect()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            # The rules have changed cached accounts; the file has not. A connection that failed is not trusted.
+            self._accounts.clear()
+            self._disconnect()
+            if isinstance(error, sqlite3.Error):
+                raise storage.translate(error, self._path) from error
+            raise
+        return result
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._closed:
+            raise LedgerUnavailable(f"{self._path}: the ledger is closed")
+        if self._connection is None:
+            connection = storage.open_file(self._path)
+            try:
+                self._last_timestamp = max(self._last_timestamp, storage.load_last_timestamp(connection))
+                self._next_expiry = storage.load_next_expiry(connection)
+            except sqlite3.Error as error:
+                connection.close()
+                raise storage.translate(error, self._path) from error
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        """Close the connection; an open transaction is rolled back by that."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except sqlite3.Error as error:
+                raise storage.translate(error, self._path) from error
+
+
+def _accounts_of(transfers: Iterable[Transfer | TransferState]) -> set[int]:
+    ids = set()
+    for transfer in transfers:
+        ids.add(transfer.debit_account_id)
+        ids.add(transfer.credit_account_id)
+    return ids

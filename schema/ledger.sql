@@ -1,0 +1,84 @@
+-- The embedded ledger's file. One writer; readers see whole batches (WAL).
+--
+-- Objects are keyed by their ledger timestamp (ns, strictly increasing), so accounts and transfers are only ever
+-- appended. One tree per transfer is in the order of ids, and no other index is paid on the way in:
+--   * an account's transfers are a chain: each transfer row names the account's previous one, the balance row names
+--     the last, and `account_marks` holds every 32nd, so that a reader can enter the chain anywhere;
+--   * `user_data_128` is indexed only where it is not the transfer's own id with the low four bits cleared.
+--
+-- "wide" columns hold an unsigned number of up to 128 bits: an INTEGER below 2^63, else 16 big-endian bytes.
+-- Columns named after an account or a transfer hold its timestamp.
+
+CREATE TABLE accounts (
+    timestamp     INTEGER PRIMARY KEY,
+    id            BLOB NOT NULL UNIQUE,  -- 16 big-endian bytes
+    user_data_128 NOT NULL,              -- wide
+    user_data_64  NOT NULL,              -- wide
+    user_data_32  INTEGER NOT NULL,
+    ledger        INTEGER NOT NULL,
+    code          INTEGER NOT NULL
+);
+
+CREATE TABLE balances (
+    account         INTEGER PRIMARY KEY,
+    debits_pending  NOT NULL,            -- wide, as the next three
+    debits_posted   NOT NULL,
+    credits_pending NOT NULL,
+    credits_posted  NOT NULL,
+    flags           INTEGER NOT NULL,    -- here because closing an account sets one
+    transfer_last   INTEGER NOT NULL,    -- 0: none
+    transfer_count  INTEGER NOT NULL
+);
+
+CREATE TABLE transfers (
+    timestamp       INTEGER PRIMARY KEY,
+    id              BLOB NOT NULL,       -- 16 big-endian bytes
+    debit_account   INTEGER NOT NULL,
+    credit_account  INTEGER NOT NULL,
+    amount          NOT NULL,            -- wide
+    pending         INTEGER,             -- the hold that this one posts or voids
+    user_data_128,                       -- wide; NULL: the id with the low four bits cleared
+    user_data_64    NOT NULL,            -- wide
+    user_data_32    INTEGER NOT NULL,
+    timeout         INTEGER NOT NULL,    -- s
+    code            INTEGER NOT NULL,
+    flags           INTEGER NOT NULL,
+    status          INTEGER NOT NULL,    -- 0 no hold, 1 pending, 2 posted, 3 voided, 4 expired
+    debit_previous  INTEGER NOT NULL,    -- the debit account's transfer before this one; 0: none
+    credit_previous INTEGER NOT NULL
+);
+
+CREATE INDEX transfers_by_user_data_128 ON transfers (user_data_128)
+    WHERE user_data_128 IS NOT NULL AND user_data_128 <> 0;
+
+CREATE TABLE transfer_ids (
+    id        BLOB PRIMARY KEY,
+    timestamp INTEGER NOT NULL           -- negative: the id was refused for good then, and is burnt
+) WITHOUT ROWID;
+
+CREATE TABLE expiries (                  -- the holds that will expire
+    expires_at INTEGER NOT NULL,         -- ns
+    transfer   INTEGER NOT NULL,
+    PRIMARY KEY (expires_at, transfer)
+) WITHOUT ROWID;
+
+CREATE TABLE account_marks (             -- every 32nd transfer of an account
+    account  INTEGER NOT NULL,
+    transfer INTEGER NOT NULL,
+    PRIMARY KEY (account, transfer)
+) WITHOUT ROWID;
+
+CREATE TABLE account_balances (          -- after each transfer, for accounts with the history flag
+    account         INTEGER NOT NULL,
+    timestamp       INTEGER NOT NULL,
+    debits_pending  NOT NULL,            -- wide, as the next three
+    debits_posted   NOT NULL,
+    credits_pending NOT NULL,
+    credits_posted  NOT NULL,
+    PRIMARY KEY (account, timestamp)
+) WITHOUT ROWID;
+
+CREATE TABLE clock (
+    last_timestamp INTEGER NOT NULL      -- ns; written when the last event of a batch left no row of its own
+);
+INSERT INTO clock VALUES (0);
