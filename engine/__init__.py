@@ -1,1 +1,49 @@
-"""Placeholder."""
+"""What a transfer does: the state machine, the coordinator, services, ledger, records, recovery.
+
+Embedders start here::
+
+    async with open_engine(Settings(data_dir="data")) as engine:
+        outcome = await engine.transfer(source="funding", target="trading", user_id=1, asset_id=1, amount=100)
+"""
+
+from transfer_engine.engine.assembly import DataDirUnusable, open_engine
+from transfer_engine.engine.engine import Engine, EngineStatistics
+from transfer_engine.engine.outcomes import (
+    Balance,
+    InvalidTransfer,
+    KeyReused,
+    Overloaded,
+    Readiness,
+    RefusalCode,
+    Refused,
+    Resolution,
+    ResolutionReport,
+    TransferNotFound,
+    TransferOutcome,
+)
+from transfer_engine.engine.settings import AssetSettings, ServiceSettings, Settings
+from transfer_engine.schema.transfers import TransferRecord, TransferState, TransferStatus
+
+__all__ = [
+    "AssetSettings",
+    "Balance",
+    "DataDirUnusable",
+    "Engine",
+    "EngineStatistics",
+    "InvalidTransfer",
+    "KeyReused",
+    "Overloaded",
+    "Readiness",
+    "RefusalCode",
+    "Refused",
+    "Resolution",
+    "ResolutionReport",
+    "ServiceSettings",
+    "Settings",
+    "TransferNotFound",
+    "TransferOutcome",
+    "TransferRecord",
+    "TransferState",
+    "TransferStatus",
+    "open_engine",
+]

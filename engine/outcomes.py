@@ -48,6 +48,7 @@ class RefusalCode(enum.StrEnum):
     OVERLOADED = "overloaded"
     SHUTTING_DOWN = "shutting_down"
     UNAVAILABLE = "unavailable"
+    NOT_FOUND = "not_found"
 
 
 RETRYABLE_CODES: Final = frozenset({RefusalCode.OVERLOADED, RefusalCode.SHUTTING_DOWN, RefusalCode.UNAVAILABLE})
@@ -85,6 +86,19 @@ class Overloaded(Refused):
     """There is no room for the transfer now: try again in ``retry_after_s`` seconds."""
 
     retry_after_s: Final = 1
+
+
+class TransferNotFound(Refused):
+    """Nobody knows a transfer of this name."""
+
+    def __init__(
+        self,
+        code: RefusalCode = RefusalCode.NOT_FOUND,
+        message: str = "Transfer not found",
+        *,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(code, message, field=field)
 
 
 class Resolution(enum.StrEnum):

@@ -1,0 +1,62 @@
+"""The end of a transfer in memory: its intent is settled, its callers are answered, it is let go."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from transfer_engine.engine import crash_points
+from transfer_engine.engine.journal import Journal
+from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
+from transfer_engine.engine.outcomes import KeyReused, Refused, TransferOutcome
+
+
+class Completion:
+    """Lets transfers go, all at once and synchronously: nobody ever sees one half let go.
+
+    Args:
+        requeue: puts a transfer into its user's mailbox.
+    """
+
+    def __init__(
+        self, open_transfers: OpenTransfers, journal: Journal, requeue: Callable[[OpenTransfer], None]
+    ) -> None:
+        self.recovered = 0
+        self._open = open_transfers
+        self._journal = journal
+        self._requeue = requeue
+        self._counts: Counter[str] = Counter()
+        self._behind: dict[int, list[OpenTransfer]] = {}
+
+    def wait_behind(self, behind: dict[int, list[OpenTransfer]]) -> None:
+        """Keep recovered transfers of another body under the same key, until the first one's end is known."""
+        self._behind.update(behind)
+
+    def ended(self, transfer: OpenTransfer) -> None:
+        """Let a transfer go whose last row is durable: its key is its body's for ever."""
+        if transfer.is_recovered:
+            crash_points.reach("during_recovery")
+        self._counts[transfer.state.value] += 1
+        for other in self._behind.pop(transfer.req_id, ()):
+            self._journal.settle(other)
+        self._let_go(transfer, transfer.final_outcome())
+
+    def close(self, transfer: OpenTransfer, answer: TransferOutcome | Refused) -> None:
+        """Let a transfer go that needs no row of its own: answered before, or another body owns its key."""
+        self._let_go(transfer, answer)
+        others = self._behind.pop(transfer.req_id, [])
+        if not isinstance(answer, KeyReused):
+            for other in others:
+                self._journal.settle(other)
+        elif others:
+            self._behind[transfer.req_id] = others[1:]
+            self._open.add(others[0])
+            self._requeue(others[0])
+
+    def ended_counts(self) -> dict[str, int]:
+        """Return how many transfers ended in this run, by their last state."""
+        return dict(self._counts)
+
+    def _let_go(self, transfer: OpenTransfer, answer: TransferOutcome | Refused) -> None:
+        transfer.custody = Custody.ENDING
+        self._open.remove(transfer)
+        self._journal.settle(transfer)
+        transfer.reply(answer)

@@ -1,0 +1,338 @@
+"""The coordinator: drives a transfer from its intent to its end.
+
+Every transfer is one hold in the ledger, then a post or a void; the services on its two sides decide what is called
+in between:
+
+* wallet -> wallet: hold and post as two events of one submission.
+* wallet -> core: hold; `target_pending` persisted; deposit; post if taken; if refused: `compensating` persisted, void.
+* core -> wallet: hold; `source_pending` persisted; withdraw; post, commit; if refused: void, failed.
+* core -> core: hold; withdraw; deposit; post, commit; if the deposit is refused: `compensating` persisted, void
+  first, then rollback.
+
+What it never does: conclude from silence. Every drive starts at the top (the hold again, the calls again, all by the
+same identifiers) and reads the verdicts. It never voids after the target's Success, and never without a final refusal
+by the target, or an operator's fence.
+
+What a death leaves behind, at each await: before the intent is durable, nothing. After it, the intent: recovery
+drives the transfer from the top. Whatever the ledger and the cores did by then they answer again.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol, TypeVar
+
+import trio
+from tigerbeetle import CreateTransferResult, CreateTransferStatus
+
+from transfer_engine.engine import crash_points
+from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.endings import Endings
+from transfer_engine.engine.lives import Lease
+from transfer_engine.engine.open_transfers import Custody, OpenTransfer
+from transfer_engine.engine.recorder import Recorder
+from transfer_engine.engine.services.protocol import Answer, Failed, Pending, Success
+from transfer_engine.engine.state_machine import TransferEvent
+from transfer_engine.engine.submitter import Submitter
+from transfer_engine.engine.verdicts import (
+    REFUSAL_REASONS,
+    EndVerdict,
+    HoldVerdict,
+    hold_verdict,
+    status_name,
+)
+from transfer_engine.schema.ids import POSTS
+from transfer_engine.schema.transfers import TransferState
+
+_CREATED = CreateTransferStatus.CREATED
+_FIRST_POST = POSTS[0]
+
+Body = TypeVar("Body")
+
+
+class DriveSoon(Protocol):
+    """How a transfer leaves its user's queue."""
+
+    def __call__(self, transfer: OpenTransfer, work: Callable[[], Awaitable[None]]) -> None:
+        """Start ``work`` in a task of its own; the transfer is DRIVEN from now on."""
+        ...
+
+
+class Coordinator:
+    """Drives transfers; what it knows of them is in them.
+
+    Args:
+        submitter: the way to the ledger.
+        recorder: the way to the record store.
+        endings: ends holds and transfers.
+        lease: whether this engine may still ask anything of anyone.
+        alerts: told of what a person must know.
+        service_timeout_ms: how long one call of a core, repeats included, is waited for.
+        replay_gap_ms: the first pause before such a repeat; it doubles.
+        drive_soon: starts work on a transfer that leaves its user's queue.
+    """
+
+    def __init__(
+        self,
+        *,
+        submitter: Submitter,
+        recorder: Recorder,
+        endings: Endings,
+        lease: Lease,
+        alerts: Alerts,
+        service_timeout_ms: int,
+        replay_gap_ms: int,
+        drive_soon: DriveSoon,
+    ) -> None:
+        self._submitter = submitter
+        self._recorder = recorder
+        self._endings = endings
+        self._lease = lease
+        self._alerts = alerts
+        self._service_timeout_s = service_timeout_ms / 1000
+        self._replay_gap_s = replay_gap_ms / 1000
+        self._drive_soon = drive_soon
+
+    async def handle(self, _user_id: int, transfers: list[OpenTransfer]) -> None:
+        """Take some of a user's transfers, in order, to their sources; what takes longer goes on by itself.
+
+        When it returns, each of them has its end on the way to the store, or a task of its own, or waits for the
+        scanner. Run again after a crash or cancellation it goes on with those that had not got so far.
+        """
+        queued = [transfer for transfer in transfers if transfer.custody is Custody.QUEUED]
+        to_journal = [transfer for transfer in queued if not transfer.is_journaled]
+        if to_journal:
+            crash_points.reach("before_intent")
+            await self._recorder.journal(to_journal)
+            crash_points.reach("after_intent")
+        if not self._lease.is_held:
+            for transfer in queued:
+                transfer.leave("this engine lost its claim")
+            return
+        queued = await self._with_accounts(queued)
+        if not queued:
+            return
+        events = []
+        for transfer in queued:
+            events.append(transfer.body.hold())
+            if transfer.is_wallet_pair:
+                events.append(transfer.body.post(_FIRST_POST))
+        results = iter(await self._submitter.submit(events))
+        crash_points.reach("after_ledger")
+        for transfer in queued:
+            hold = next(results)
+            if transfer.is_wallet_pair:
+                self._read_wallet_pair(transfer, hold, next(results))
+            elif transfer.source.core is None:
+                self._drive_soon(transfer, partial(self._after_hold, transfer, hold, None))
+            else:
+                await self._reach_core_in_order(transfer, hold)
+
+    async def drive(self, transfer: OpenTransfer) -> None:
+        """Drive one transfer from the top as far as it goes now.
+
+        Cancellation leaves it to the scanner, or to the next life.
+        """
+        if self._lease.is_held and await self._with_accounts([transfer]):
+            [hold] = await self._submitter.submit([transfer.body.hold()])
+            await self._after_hold(transfer, hold, None)
+
+    async def _with_accounts(self, transfers: list[OpenTransfer]) -> list[OpenTransfer]:
+        """Return the transfers whose accounts are acknowledged; the others are left pending."""
+        are_known = self._submitter.are_known
+        account_ids = [
+            account_id
+            for transfer in transfers
+            if not are_known(transfer.body.debit_account_id, transfer.body.credit_account_id)
+            for account_id in (transfer.body.debit_account_id, transfer.body.credit_account_id)
+        ]
+        if not account_ids:
+            return transfers
+        refused = await self._submitter.open_accounts(account_ids)
+        ready = []
+        for transfer in transfers:
+            if transfer.body.debit_account_id in refused or transfer.body.credit_account_id in refused:
+                transfer.leave("an account of this transfer exists with other properties")
+            else:
+                ready.append(transfer)
+        return ready
+
+    def _read_wallet_pair(self, transfer: OpenTransfer, hold: CreateTransferResult, post: CreateTransferResult) -> None:
+        """Read the two answers of a wallet pair; all but the plain cases leave the queue."""
+        if hold.status is _CREATED and post.status is _CREATED:
+            transfer.held(hold.timestamp)
+            transfer.updated_at = post.timestamp // 1_000_000
+            transfer.apply(TransferEvent.SOURCE_OK)
+            transfer.apply(TransferEvent.TARGET_OK)
+            self._endings.end(transfer, error="")
+        elif hold_verdict(hold.status) is HoldVerdict.REFUSED:
+            self._refuse(transfer, hold)
+        else:
+            self._drive_soon(transfer, partial(self._after_hold, transfer, hold, post))
+
+    async def _reach_core_in_order(self, transfer: OpenTransfer, hold: CreateTransferResult) -> None:
+        """Reach the source's core while its user's queue waits, no longer than the time-out; then leave the queue."""
+        try:
+            is_reached = await self._reach_source(transfer, hold)
+        except Exception as error:  # noqa: BLE001  one transfer's trouble is the scanner's, not the user's
+            self._alerts.critical("drive_crashed", transfer=repr(transfer), error=repr(error), exc_info=error)
+            is_reached = False
+        if is_reached:
+            self._drive_soon(transfer, partial(self._after_source, transfer, None))
+        elif transfer.custody is Custody.QUEUED:
+            transfer.leave()
+
+    async def _after_hold(
+        self, transfer: OpenTransfer, hold: CreateTransferResult, post: CreateTransferResult | None
+    ) -> None:
+        if await self._reach_source(transfer, hold):
+            await self._after_source(transfer, post)
+
+    async def _reach_source(self, transfer: OpenTransfer, hold: CreateTransferResult) -> bool:
+        """Read the hold's verdict; True where it stands and the source has given the amount away."""
+        verdict = hold_verdict(hold.status)
+        if verdict is HoldVerdict.REFUSED:
+            self._refuse(transfer, hold)
+            return False
+        if verdict is HoldVerdict.REFUSED_BEFORE:
+            if not await self._endings.answer_from_record(transfer):
+                self._refuse(transfer, hold)
+            return False
+        if verdict is HoldVerdict.OTHER_OWNER:
+            await self._endings.end_for_other_owner(transfer)
+            return False
+        if verdict is HoldVerdict.UNDECIDED:
+            self._alerts.critical("hold_undecided", transfer=repr(transfer), status=status_name(hold.status))
+            transfer.error = f"the ledger answered {status_name(hold.status)}"
+            return False
+        if verdict is HoldVerdict.STANDS and await self._endings.answer_from_record(transfer):
+            return False
+        transfer.held(hold.timestamp)
+        crash_points.reach("after_hold")
+        if transfer.state is TransferState.COMPENSATING:
+            return True
+        if transfer.source.core is not None:
+            return await self._withdraw(transfer)
+        transfer.apply(TransferEvent.SOURCE_OK)
+        return True
+
+    def _refuse(self, transfer: OpenTransfer, hold: CreateTransferResult) -> None:
+        """The hold's id is burnt: nothing moved, and nothing ever will under this name."""
+        transfer.apply(TransferEvent.SOURCE_FAIL)
+        self._endings.end(transfer, error=REFUSAL_REASONS[hold.status])
+
+    async def _withdraw(self, transfer: OpenTransfer) -> bool:
+        """Ask the source's core; True once it has taken the amount."""
+        core = transfer.source.core_to_call
+        transfer.apply(TransferEvent.SOURCE_CALL)
+        await self._recorder.persist(transfer)
+        match await self.call(core.withdraw, transfer.call_of_source()):
+            case Success():
+                transfer.error = ""
+                transfer.apply(TransferEvent.SOURCE_OK)
+                return True
+            case Failed(reason):
+                verdict = await self._endings.void(transfer)
+                if verdict in {EndVerdict.DONE, EndVerdict.VOIDED}:
+                    transfer.apply(TransferEvent.SOURCE_FAIL)
+                    self._endings.end(transfer, error=reason)
+                elif verdict is EndVerdict.POSTED:
+                    self._endings.contradiction(transfer, "the source refused, and the hold is posted")
+            case Pending(reason):
+                transfer.error = reason
+        return False
+
+    async def _after_source(self, transfer: OpenTransfer, post: CreateTransferResult | None) -> None:
+        """The hold stands and the source is reached: ask the target, then end the hold."""
+        if transfer.state is TransferState.COMPENSATING:
+            await self._compensate(transfer)
+            return
+        if transfer.target.core is not None and not await self._deposit(transfer):
+            return
+        verdict = await self._endings.post(transfer, post)
+        if verdict is EndVerdict.VOIDED:
+            await self._meet_void(transfer)
+        elif verdict in {EndVerdict.DONE, EndVerdict.POSTED}:
+            if transfer.source.core is not None and not await self._commit_source(transfer):
+                return
+            transfer.apply(TransferEvent.TARGET_CALL)
+            transfer.apply(TransferEvent.TARGET_OK)
+            self._endings.end(transfer, error="")
+
+    async def _deposit(self, transfer: OpenTransfer) -> bool:
+        """Ask the target's core; True once it has given the amount to the user."""
+        core = transfer.target.core_to_call
+        transfer.apply(TransferEvent.TARGET_CALL)
+        await self._recorder.persist(transfer)
+        match await self.call(core.deposit, transfer.call_of_target()):
+            case Success():
+                transfer.error = ""
+                return True
+            case Failed(reason):
+                transfer.error = reason
+                transfer.apply(TransferEvent.TARGET_FAIL)
+                await self._compensate(transfer)
+            case Pending(reason):
+                transfer.error = reason
+        return False
+
+    async def _meet_void(self, transfer: OpenTransfer) -> None:
+        """The hold that was to be posted is voided: an operator was faster."""
+        if transfer.target.core is not None:
+            self._endings.contradiction(transfer, "the target took the deposit, and the hold is voided")
+            return
+        transfer.error = "voided by an operator"
+        transfer.apply(TransferEvent.TARGET_CALL)
+        transfer.apply(TransferEvent.TARGET_FAIL)
+        await self._compensate(transfer)
+
+    async def _commit_source(self, transfer: OpenTransfer) -> bool:
+        """Let the source's core make its withdraw final; True once nothing is left to ask of it."""
+        match await self.call(transfer.source.core_to_call.commit, transfer.uuid):
+            case Failed(reason):
+                # The ledger has posted, so committed is the truth; what the core keeps frozen is a person's to mend.
+                self._alerts.critical("commit_refused", transfer=repr(transfer), reason=reason)
+            case Pending(reason):
+                transfer.error = reason
+                return False
+        return True
+
+    async def _compensate(self, transfer: OpenTransfer) -> None:
+        """The target refused for good: void the hold first, then let the source's core give the amount back."""
+        await self._recorder.persist(transfer)
+        verdict = await self._endings.void(transfer)
+        if verdict is EndVerdict.POSTED:
+            self._endings.contradiction(transfer, "the transfer is compensating, and the hold is posted")
+        if verdict not in {EndVerdict.DONE, EndVerdict.VOIDED}:
+            return
+        if transfer.source.core is not None:
+            crash_points.reach("before_core_rollback")
+            answer = await self.call(transfer.source.core.rollback, transfer.uuid)
+            crash_points.reach("after_core_rollback")
+            if not isinstance(answer, Success):
+                transfer.apply(TransferEvent.ROLLBACK_FAIL)
+                if isinstance(answer, Failed):
+                    self._endings.contradiction(transfer, f"the source refused the rollback: {answer.reason}")
+                return
+        transfer.apply(TransferEvent.ROLLBACK_OK)
+        self._endings.end(transfer, error=transfer.error)
+
+    async def call(self, operation: Callable[[Body], Awaitable[Answer]], body: Body) -> Answer:
+        """Ask a core until it gives a final answer, within the time-out.
+
+        Its exceptions and its silence are Pending: unknown, never failed. Cancellation leaves the call unknown.
+        """
+        answer = Pending(f"the service did not answer within {self._service_timeout_s:g} s")
+        pause_s = self._replay_gap_s
+        with trio.move_on_after(self._service_timeout_s):
+            while True:
+                try:
+                    asked = await operation(body)
+                except Exception as error:  # noqa: BLE001  a core is foreign code
+                    self._alerts.warn("core_raised", operation=operation.__qualname__, error=repr(error))
+                    asked = Pending(f"the service raised {type(error).__name__}")
+                if not isinstance(asked, Pending):
+                    return asked
+                answer = asked if asked.reason else answer
+                await trio.sleep(pause_s)
+                pause_s *= 2
+        return answer

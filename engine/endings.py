@@ -1,0 +1,161 @@
+"""How a hold and a transfer end: the legs that post or void, the last row, and answers that were given before."""
+
+from collections.abc import Callable
+
+from tigerbeetle import AccountFlags, CreateTransferResult, Transfer
+
+from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.ledger.protocol import Ledger
+from transfer_engine.engine.legs import TOMBSTONE_CODE
+from transfer_engine.engine.open_transfers import Custody, OpenTransfer
+from transfer_engine.engine.outcomes import KeyReused, RefusalCode, Refused, TransferOutcome
+from transfer_engine.engine.recorder import Recorder
+from transfer_engine.engine.records.protocol import RecordStore
+from transfer_engine.engine.state_machine import TransferEvent
+from transfer_engine.engine.submitter import Submitter
+from transfer_engine.engine.verdicts import EndVerdict, end_verdict, status_name
+from transfer_engine.schema.ids import HOLD, POSTS, VOIDS
+from transfer_engine.schema.transfers import STATUS_OF_STATE
+
+CANCELLED_BY_OPERATOR = "cancelled by an operator"
+
+
+class Endings:
+    """Ends holds in the ledger and transfers in the records.
+
+    Args:
+        close: lets a transfer go whose end needs no row of ours, and answers its callers.
+    """
+
+    def __init__(
+        self,
+        *,
+        submitter: Submitter,
+        recorder: Recorder,
+        ledger: Ledger,
+        records: RecordStore,
+        alerts: Alerts,
+        close: Callable[[OpenTransfer, TransferOutcome | Refused], None],
+    ) -> None:
+        self._submitter = submitter
+        self._recorder = recorder
+        self._ledger = ledger
+        self._records = records
+        self._alerts = alerts
+        self._close = close
+
+    def end(self, transfer: OpenTransfer, *, error: str) -> None:
+        """Write the last row of a transfer that reached a terminal state; once durable, its callers are answered."""
+        if not transfer.state.is_terminal:
+            raise ValueError(f"{transfer!r} has not ended")
+        transfer.error = error
+        transfer.custody = Custody.ENDING
+        self._recorder.end(transfer)
+
+    async def post(self, transfer: OpenTransfer, answered: CreateTransferResult | None = None) -> EndVerdict:
+        """Post a hold that stands, under the first leg that is not burnt; ``answered`` is the first leg's answer."""
+        return await self._run_legs(transfer, POSTS, transfer.body.post, answered)
+
+    async def void(self, transfer: OpenTransfer) -> EndVerdict:
+        """Void a hold that stands, under the first leg that is not burnt."""
+        return await self._run_legs(transfer, VOIDS, transfer.body.void, None)
+
+    async def _run_legs(
+        self,
+        transfer: OpenTransfer,
+        legs: range,
+        build: Callable[[int], Transfer],
+        answered: CreateTransferResult | None,
+    ) -> EndVerdict:
+        for leg in legs:
+            if answered is not None and leg == legs[0]:
+                result = answered
+            else:
+                [result] = await self._submitter.submit([build(leg)])
+            verdict = end_verdict(result.status)
+            if verdict is EndVerdict.BURNT_BEFORE:
+                continue
+            if verdict is EndVerdict.BURNT_NOW and await self._can_try_again(transfer):
+                continue
+            if verdict is EndVerdict.DONE:
+                transfer.updated_at = result.timestamp // 1_000_000
+            elif verdict in {EndVerdict.POSTED, EndVerdict.VOIDED}:
+                await self._take_end_time(transfer)
+            else:
+                self._alerts.critical(
+                    "end_undecided", transfer=repr(transfer), leg=leg, status=status_name(result.status)
+                )
+                transfer.error = f"the ledger answered {status_name(result.status)}"
+            return verdict
+        self._alerts.critical("legs_used_up", transfer=repr(transfer), legs=list(legs))
+        transfer.error = "every leg of this transfer is burnt"
+        return EndVerdict.UNDECIDED
+
+    async def _can_try_again(self, transfer: OpenTransfer) -> bool:
+        """Tell whether what burnt a leg is gone; else the next one would be burnt, too, and there are few."""
+        body = transfer.body
+        accounts = await self._ledger.lookup_accounts([body.debit_account_id, body.credit_account_id])
+        return len(accounts) == 2 and not any(account.flags & AccountFlags.CLOSED for account in accounts)
+
+    async def _take_end_time(self, transfer: OpenTransfer) -> None:
+        """Take the time at which another leg ended the hold: whoever writes the last row writes the same one."""
+        legs = [transfer.req_id | leg for leg in (*POSTS, *VOIDS)]
+        for found in await self._ledger.lookup_transfers(legs):
+            transfer.updated_at = found.timestamp // 1_000_000
+
+    async def answer_from_record(self, transfer: OpenTransfer) -> bool:
+        """Give the answer that was given before, if there is one; True if the transfer is closed by it.
+
+        For a hold that was not new. A row of another body means that the key was used before. A row in between is
+        adopted: an earlier drive stopped there, and this one goes on.
+        """
+        if transfer.is_record_known:
+            return False
+        transfer.is_replay = True
+        record = await self._records.get(transfer.req_id)
+        transfer.is_record_known = True
+        if record is None:
+            return False
+        if record.fingerprint != transfer.intent.fingerprint:
+            self._close(transfer, key_reused())
+            return True
+        if not record.state.is_terminal:
+            transfer.adopt(record)
+            return False
+        self._close(
+            transfer,
+            TransferOutcome(
+                req_id=transfer.uuid,
+                status=STATUS_OF_STATE[record.state],
+                message=record.error or None,
+                replayed=True,
+            ),
+        )
+        return True
+
+    async def end_for_other_owner(self, transfer: OpenTransfer) -> None:
+        """The hold's id is taken: by a tombstone, then the transfer has failed; else by another body."""
+        found = await self._ledger.lookup_transfers([transfer.req_id | HOLD])
+        if found and found[0].code == TOMBSTONE_CODE:
+            if not await self.answer_from_record(transfer):
+                transfer.apply(TransferEvent.SOURCE_FAIL)
+                self.end(transfer, error=CANCELLED_BY_OPERATOR)
+        elif found:
+            self._close(transfer, key_reused())
+        else:
+            self._alerts.critical("hold_vanished", transfer=repr(transfer))
+            transfer.error = "the ledger says that the hold exists, and can't find it"
+
+    def contradiction(self, transfer: OpenTransfer, what: str) -> None:
+        """A core and the ledger disagree about a final answer: no terminal state, a person must look."""
+        self._alerts.critical("contradiction", transfer=repr(transfer), what=what)
+        transfer.error = what
+
+
+def key_reused() -> KeyReused:
+    """Return the refusal of a key that another body has used."""
+    return KeyReused(
+        RefusalCode.KEY_REUSED,
+        "Idempotency-Key was used before with another body: send the same body again, or use a key of its own",
+        field="idempotency_key",
+    )

@@ -1,0 +1,365 @@
+"""The engine in process: what an embedder, a door or a benchmark holds in its hand."""
+
+from collections.abc import Mapping
+from functools import partial
+from uuid import UUID
+
+import msgspec
+import trio
+from tigerbeetle import Account
+
+from transfer_engine.actors import (
+    ActorPool,
+    GroupCommitStatistics,
+    PoolStatistics,
+    Scanner,
+    ScannerStatistics,
+    Supervisor,
+    SupervisorStatistics,
+)
+from transfer_engine.engine.admission import Admission
+from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.completion import Completion
+from transfer_engine.engine.drives import Drives
+from transfer_engine.engine.journal import Journal
+from transfer_engine.engine.ledger.protocol import Ledger
+from transfer_engine.engine.legs import owner_of
+from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
+from transfer_engine.engine.outcomes import (
+    Balance,
+    InvalidTransfer,
+    Overloaded,
+    PartReadiness,
+    Readiness,
+    RefusalCode,
+    Refused,
+    Resolution,
+    ResolutionReport,
+    TransferNotFound,
+    TransferOutcome,
+)
+from transfer_engine.engine.recorder import Recorder
+from transfer_engine.engine.records.protocol import HistoryPage, RecordStore
+from transfer_engine.engine.resolution import Resolver
+from transfer_engine.engine.services.protocol import ReportsBalances
+from transfer_engine.engine.services.registry import ServiceRegistry
+from transfer_engine.engine.services.simulated import SimulatedCore
+from transfer_engine.engine.settings import Settings
+from transfer_engine.engine.submitter import Submitter
+from transfer_engine.schema.money import Asset
+from transfer_engine.schema.transfers import TransferRecord
+
+
+class EngineStatistics(msgspec.Struct, frozen=True):
+    """What the engine is doing and has done in this run."""
+
+    open_transfers: int
+    unsettled_intents: int
+    low_water_mark: int
+    drives_under_way: int
+    ended: dict[str, int]
+    """Transfers that ended, by their last state."""
+    replayed: int
+    """Requests that were answered by an earlier one's outcome."""
+    recovered: int
+    """Unfinished transfers of former lives that this life took up."""
+    alerts: dict[str, int]
+    users: PoolStatistics
+    submitter: GroupCommitStatistics
+    account_opener: GroupCommitStatistics
+    recorder: GroupCommitStatistics
+    scanner: ScannerStatistics
+    supervisor: SupervisorStatistics
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """The parts that an engine is assembled from, see :func:`transfer_engine.engine.open_engine`."""
+
+    settings: Settings
+    assets: Mapping[int, Asset]
+    registry: ServiceRegistry
+    ledger: Ledger
+    records: RecordStore
+    open_transfers: OpenTransfers
+    journal: Journal
+    submitter: Submitter
+    recorder: Recorder
+    drives: Drives
+    pool: ActorPool[int, OpenTransfer]
+    scanner: Scanner
+    resolver: Resolver
+    admission: Admission
+    completion: Completion
+    supervisor: Supervisor
+    alerts: Alerts
+
+
+class Engine:
+    """Moves users' money between their accounts: exactly once, in order per user, whatever crashes.
+
+    Made by :func:`transfer_engine.engine.open_engine`; used from tasks of the same trio loop.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._replayed = 0
+
+    def __repr__(self) -> str:
+        return f"<Engine node={self.settings.node} {len(self._parts.open_transfers)} transfers under way>"
+
+    @property
+    def settings(self) -> Settings:
+        """What the engine runs with."""
+        return self._parts.settings
+
+    @property
+    def simulated_cores(self) -> Mapping[str, SimulatedCore]:
+        """The cores that can be told how to misbehave."""
+        return {name: core for name, core in self._parts.registry.cores.items() if isinstance(core, SimulatedCore)}
+
+    async def transfer(
+        self,
+        *,
+        source: str,
+        target: str,
+        user_id: int,
+        asset_id: int,
+        amount: int,
+        target_user_id: int | None = None,
+        idempotency_key: str | None = None,
+        subject: str = "",
+        deadline_ms: int | None = None,
+    ) -> TransferOutcome:
+        """Move ``amount`` (minor units) from a user's account to another account, and wait for the outcome.
+
+        Once it is accepted nothing stops it: at the deadline (``settings.deadline_ms`` by default) the outcome is
+        ``pending`` and the work goes on. Cancellation gives up waiting, not the transfer: with an
+        ``idempotency_key`` the same call finds its outcome again.
+
+        Args:
+            source: the service that holds the money, such as ``funding``.
+            target: the service that gets it, such as ``trading``.
+            user_id: the source's user, and the target's unless ``target_user_id`` names another one.
+            asset_id: one of ``settings.assets``.
+            amount: 1 to 2^63 - 1.
+            target_user_id: whose account gets the money; permission is the caller's matter.
+            idempotency_key: the caller's own name of the transfer, at most 255 characters.
+            subject: whose key it is (a token's subject); keys of different subjects never meet.
+            deadline_ms: how long to wait for the outcome.
+
+        Raises:
+            InvalidTransfer: a parameter is wrong; nothing was taken.
+            KeyReused: the key was used before with another body; nothing moved.
+            Overloaded: no room, or no backend, now; nothing was taken.
+        """
+        admission = self._parts.admission
+        transfer, is_joined = admission.admit(
+            scheme="transfer",
+            source=admission.service(source, "from"),
+            target=admission.service(target, "to"),
+            user_id=user_id,
+            target_user_id=user_id if target_user_id is None else target_user_id,
+            asset_id=asset_id,
+            amount=amount,
+            key=idempotency_key,
+            subject=subject,
+        )
+        return await self._outcome(transfer, is_joined=is_joined, deadline_ms=deadline_ms)
+
+    async def credit(
+        self,
+        *,
+        user_id: int,
+        account: str,
+        asset_id: int,
+        amount: int,
+        idempotency_key: str | None = None,
+        subject: str = "",
+        deadline_ms: int | None = None,
+    ) -> TransferOutcome:
+        """Bring money in from outside: a transfer from the asset's external account to the user's ``account``.
+
+        It takes the same path as any transfer, and raises the same; see :meth:`transfer`.
+        """
+        admission = self._parts.admission
+        transfer, is_joined = admission.admit(
+            scheme="credit",
+            source=admission.external(),
+            target=admission.service(account, "account"),
+            user_id=user_id,
+            target_user_id=user_id,
+            asset_id=asset_id,
+            amount=amount,
+            key=idempotency_key,
+            subject=subject,
+        )
+        return await self._outcome(transfer, is_joined=is_joined, deadline_ms=deadline_ms)
+
+    async def _outcome(self, transfer: OpenTransfer, *, is_joined: bool, deadline_ms: int | None) -> TransferOutcome:
+        wait_ms = self.settings.deadline_ms if deadline_ms is None else deadline_ms
+        with trio.move_on_after(wait_ms / 1000):
+            await transfer.wait_for_answer()
+        answer = transfer.answer
+        if answer is None:
+            answer = transfer.pending_outcome()
+        elif isinstance(answer, Refused):
+            raise type(answer)(answer.code, answer.message, field=answer.field)
+        if is_joined and not answer.replayed:
+            answer = msgspec.structs.replace(answer, replayed=True)
+        if answer.replayed:
+            self._replayed += 1
+        return answer
+
+    async def get(self, req_id: UUID | str) -> TransferRecord | None:
+        """Return a transfer as it is now, or None where nobody knows it.
+
+        Raises:
+            InvalidTransfer: ``req_id`` is no UUID.
+            RecordsUnavailable: the record store did not answer.
+        """
+        number = _number_of(req_id)
+        transfer = self._parts.open_transfers.find(number)
+        if transfer is not None:
+            await trio.lowlevel.checkpoint()
+            return transfer.record()
+        return await self._parts.records.get(number)
+
+    async def balances(self, user_id: int) -> list[Balance]:
+        """Return what a user holds, account by account; accounts that were never used are left out.
+
+        Raises:
+            LedgerUnavailable: the ledger did not answer.
+        """
+        parts = self._parts
+        ids = [wallet.account_id(user_id, asset_id) for wallet in parts.registry.wallets for asset_id in parts.assets]
+        balances = [_balance(account, parts.registry) for account in await parts.ledger.lookup_accounts(ids)]
+        for name, core in parts.registry.cores.items():
+            if isinstance(core, ReportsBalances):
+                balances += [
+                    Balance(account=name, asset_id=held.asset_id, available=held.available, frozen=held.frozen)
+                    for held in await core.balances(user_id)
+                ]
+        return balances
+
+    async def history(self, user_id: int, *, limit: int = 100, position: tuple[int, int] | None = None) -> HistoryPage:
+        """Return a page of a user's transfers (as source or target), newest first.
+
+        Raises:
+            RecordsUnavailable: the record store did not answer.
+        """
+        return await self._parts.records.history(user_id, limit=limit, position=position)
+
+    async def resolve(self, req_id: UUID | str, resolution: Resolution) -> ResolutionReport:
+        """Carry out an operator's decision on a transfer that does not end by itself; say what was done.
+
+        Cancellation gives up waiting; what was begun goes on.
+
+        Raises:
+            TransferNotFound: no transfer has this `req_id`.
+            Overloaded: the transfer is being driven right now; ask again.
+        """
+        number = _number_of(req_id)
+        transfer = self._parts.open_transfers.find(number)
+        if transfer is None:
+            record = await self._parts.records.get(number)
+            if record is None:
+                raise TransferNotFound(field="req_id")
+            return ResolutionReport(
+                req_id=UUID(int=number), state=record.state.value, steps=[f"it is {record.state.value} already"]
+            )
+        if transfer.custody is not Custody.WAITING:
+            raise Overloaded(RefusalCode.OVERLOADED, "the transfer is being driven right now: try again in a moment")
+        done = trio.Event()
+        reports: list[ResolutionReport] = []
+
+        async def work(transfer: OpenTransfer) -> None:
+            try:
+                reports.append(await self._parts.resolver.resolve(transfer, resolution))
+            finally:
+                done.set()
+
+        self._parts.drives.start(transfer, partial(work, transfer))
+        await done.wait()
+        if not reports:
+            return ResolutionReport(
+                req_id=transfer.uuid, state=transfer.state.value, steps=["interrupted: see the alerts, then ask again"]
+            )
+        if transfer.state.is_terminal:
+            await transfer.wait_for_answer()
+        return reports[0]
+
+    async def readiness(self) -> Readiness:
+        """Tell whether each part can work now; asks the ledger and the records, briefly."""
+        parts = self._parts
+        asked = {"ledger": "did not answer", "records": "did not answer"}
+        for name, health in (("ledger", parts.submitter.health), ("records", parts.recorder.health)):
+            with trio.move_on_after(1):
+                try:
+                    if name == "ledger":
+                        await parts.ledger.lookup_accounts([1])
+                    else:
+                        await parts.records.get(1)
+                except Exception as error:  # noqa: BLE001  whatever it is, the part is not ready
+                    asked[name] = str(error)
+                else:
+                    asked[name] = health.fault
+        statistics = parts.scanner.statistics()
+        is_admitting = not parts.admission.is_closed
+        return Readiness(
+            ledger=PartReadiness(ready=not asked["ledger"], detail=asked["ledger"]),
+            records=PartReadiness(ready=not asked["records"], detail=asked["records"]),
+            scanner=PartReadiness(
+                ready=statistics.running and is_admitting,
+                detail=""
+                if statistics.running and is_admitting
+                else "not running"
+                if is_admitting
+                else "shutting down",
+            ),
+        )
+
+    def statistics(self) -> EngineStatistics:
+        """Return what the engine is doing and has done in this run."""
+        parts = self._parts
+        transfers, accounts = parts.submitter.statistics()
+        return EngineStatistics(
+            open_transfers=len(parts.open_transfers),
+            unsettled_intents=parts.journal.unsettled,
+            low_water_mark=parts.journal.low_water_mark,
+            drives_under_way=parts.drives.under_way,
+            ended=parts.completion.ended_counts(),
+            replayed=self._replayed,
+            recovered=parts.completion.recovered,
+            alerts=parts.alerts.counts(),
+            users=parts.pool.statistics(),
+            submitter=transfers,
+            account_opener=accounts,
+            recorder=parts.recorder.statistics(),
+            scanner=parts.scanner.statistics(),
+            supervisor=parts.supervisor.statistics(),
+        )
+
+    def begin_shutdown(self) -> None:
+        """Take no more transfers; leaving the engine's context then drains what is under way."""
+        self._parts.admission.is_closed = True
+
+
+def _number_of(req_id: UUID | str) -> int:
+    if isinstance(req_id, UUID):
+        return req_id.int
+    try:
+        return UUID(req_id).int
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidTransfer(RefusalCode.INVALID_TYPE, "Invalid req_id format", field="req_id") from None
+
+
+def _balance(account: Account, registry: ServiceRegistry) -> Balance:
+    """Return a wallet account as its user sees it: what a hold has taken is frozen, what one promises is not there."""
+    _, asset_id, code = owner_of(account.id)
+    service = registry.by_code(code)
+    return Balance(
+        account=service.name if service is not None else str(code),
+        asset_id=asset_id,
+        available=account.credits_posted - account.debits_posted - account.debits_pending,
+        frozen=account.debits_pending,
+    )

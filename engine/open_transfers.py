@@ -1,0 +1,234 @@
+"""Transfers under way, in memory: from their acceptance until their last row is durable.
+
+An open transfer is served from here; everything about it that must survive a crash is in its intent and rows.
+"""
+
+import enum
+from collections.abc import Iterator
+from uuid import UUID
+
+import trio
+
+from transfer_engine.engine.legs import LedgerBody
+from transfer_engine.engine.outcomes import Refused, TransferOutcome
+from transfer_engine.engine.services.protocol import ServiceCall
+from transfer_engine.engine.services.registry import Service
+from transfer_engine.engine.state_machine import TransferEvent, transition
+from transfer_engine.schema.transfers import STATUS_OF_STATE, Intent, TransferRecord, TransferState, TransferStatus
+
+PENDING_MESSAGE = "Processing in background"
+
+
+class Custody(enum.Enum):
+    """Who works on an open transfer. Exactly one task does, or none."""
+
+    QUEUED = enum.auto()
+    """Its user's actor has it, or will."""
+    DRIVEN = enum.auto()
+    """A task of its own drives it."""
+    WAITING = enum.auto()
+    """Nobody: the scanner will."""
+    ENDING = enum.auto()
+    """Its last row is on the way to the store."""
+
+
+class OpenTransfer:
+    """One transfer under way: its intent, its progress, and the callers that wait for it.
+
+    Mutable, and owned by whoever has its custody; nothing here is awaited under a half-made change.
+    """
+
+    __slots__ = (
+        "_waiters",
+        "answer",
+        "body",
+        "bucket",
+        "crashes",
+        "created_at",
+        "custody",
+        "error",
+        "intent",
+        "is_journaled",
+        "is_quarantined",
+        "is_record_known",
+        "is_recovered",
+        "is_replay",
+        "req_id",
+        "retry_count",
+        "source",
+        "state",
+        "target",
+        "touched_at",
+        "updated_at",
+        "uuid",
+    )
+
+    def __init__(self, *, req_id: int, intent: Intent, source: Service, target: Service) -> None:
+        self.req_id = req_id
+        self.uuid = UUID(int=req_id)
+        self.intent = intent
+        self.source = source
+        self.target = target
+        self.body = LedgerBody(
+            req_id=req_id,
+            debit_account_id=source.account_id(intent.user_id, intent.asset_id),
+            credit_account_id=target.account_id(intent.target_user_id, intent.asset_id),
+            asset_id=intent.asset_id,
+            amount=intent.amount,
+            fingerprint=intent.fingerprint,
+        )
+        self.state = TransferState.INIT
+        self.error = ""
+        self.retry_count = 0
+        self.created_at = intent.accepted_at
+        self.updated_at = intent.accepted_at
+        self.custody = Custody.QUEUED
+        self.touched_at = 0.0
+        self.bucket: int | None = None
+        self.is_journaled = False
+        self.is_record_known = False
+        self.is_replay = False
+        self.is_recovered = False
+        self.is_quarantined = False
+        self.crashes = 0
+        self.answer: TransferOutcome | Refused | None = None
+        self._waiters: list[trio.lowlevel.Task] = []
+
+    def __repr__(self) -> str:
+        return (
+            f"<OpenTransfer {self.uuid} {self.source.name}->{self.target.name} user={self.intent.user_id} "
+            f"{self.state.value} {self.custody.name.lower()} retries={self.retry_count}>"
+        )
+
+    @property
+    def is_wallet_pair(self) -> bool:
+        """Whether both sides lie in our ledger: hold and post go in one trip, and no core is called."""
+        return self.source.core is None and self.target.core is None
+
+    def apply(self, event: TransferEvent) -> None:
+        """Follow the state machine; an event that does not fit changes nothing."""
+        self.state = transition(self.state, event)
+
+    def held(self, timestamp_ns: int) -> None:
+        """Take the hold's ledger time as the transfer's own: the same on every submission."""
+        self.created_at = self.updated_at = timestamp_ns // 1_000_000
+
+    def adopt(self, record: TransferRecord) -> None:
+        """Go on from where a row says that an earlier drive stopped."""
+        self.state = record.state
+        self.error = record.error
+        self.retry_count = max(self.retry_count, record.retry_count)
+        self.created_at = record.created_at
+        self.updated_at = record.updated_at
+        self.is_record_known = True
+
+    def leave(self, error: str | None = None) -> None:
+        """Nobody works on it now: the scanner will."""
+        if error is not None:
+            self.error = error
+        self.custody = Custody.WAITING
+        self.touched_at = trio.current_time()
+
+    def record(self) -> TransferRecord:
+        """Return the transfer's row as of now."""
+        intent = self.intent
+        return TransferRecord(
+            req_id=self.uuid,
+            source=intent.source,
+            target=intent.target,
+            user_id=intent.user_id,
+            target_user_id=intent.target_user_id,
+            asset_id=intent.asset_id,
+            amount=intent.amount,
+            state=self.state,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+            error=self.error,
+            retry_count=self.retry_count,
+            fingerprint=intent.fingerprint,
+        )
+
+    def call_of_source(self) -> ServiceCall:
+        """Return the withdraw's body."""
+        intent = self.intent
+        return ServiceCall(req_id=self.uuid, user_id=intent.user_id, asset_id=intent.asset_id, amount=intent.amount)
+
+    def call_of_target(self) -> ServiceCall:
+        """Return the deposit's body."""
+        intent = self.intent
+        return ServiceCall(
+            req_id=self.uuid, user_id=intent.target_user_id, asset_id=intent.asset_id, amount=intent.amount
+        )
+
+    def pending_outcome(self) -> TransferOutcome:
+        """Return what a caller is told whose transfer has no durable end yet."""
+        message = f"{PENDING_MESSAGE}: {self.error}" if self.error else PENDING_MESSAGE
+        return TransferOutcome(
+            req_id=self.uuid, status=TransferStatus.PENDING, message=message, replayed=self.is_replay
+        )
+
+    def final_outcome(self) -> TransferOutcome:
+        """Return what a caller is told once the transfer's last row is durable."""
+        return TransferOutcome(
+            req_id=self.uuid,
+            status=STATUS_OF_STATE[self.state],
+            message=self.error or None,
+            replayed=self.is_replay,
+        )
+
+    def reply(self, answer: TransferOutcome | Refused) -> None:
+        """Answer every caller that waits, and those that will come; the first answer stands."""
+        if self.answer is not None:
+            return
+        self.answer = answer
+        self.release()
+
+    def release(self) -> None:
+        """Let those that wait go on: answered, or with no answer to come soon."""
+        waiters, self._waiters = self._waiters, []
+        for task in waiters:
+            trio.lowlevel.reschedule(task)
+
+    async def wait_for_answer(self) -> None:
+        """Wait until the transfer has been answered, or will not be soon (see :meth:`release`).
+
+        Cancellation leaves the transfer as it is: the work goes on.
+        """
+        if self.answer is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        task = trio.lowlevel.current_task()
+        self._waiters.append(task)
+
+        def stop_waiting(_: object) -> trio.lowlevel.Abort:
+            self._waiters.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(stop_waiting)
+
+
+class OpenTransfers:
+    """All transfers under way, by `req_id`. Bounded by the engine's admission."""
+
+    def __init__(self) -> None:
+        self._by_req_id: dict[int, OpenTransfer] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_req_id)
+
+    def __iter__(self) -> Iterator[OpenTransfer]:
+        return iter(list(self._by_req_id.values()))
+
+    def find(self, req_id: int) -> OpenTransfer | None:
+        """Return the transfer if it is under way."""
+        return self._by_req_id.get(req_id)
+
+    def add(self, transfer: OpenTransfer) -> None:
+        """Take a transfer in; one with the same `req_id` may not be under way."""
+        if transfer.req_id in self._by_req_id:
+            raise ValueError(f"{transfer.uuid} is under way")
+        self._by_req_id[transfer.req_id] = transfer
+
+    def remove(self, transfer: OpenTransfer) -> None:
+        """Let a transfer go: all of it is durable."""
+        del self._by_req_id[transfer.req_id]
