@@ -211,7 +211,8 @@ class Supervisor:
         """Stop the children, the last one first: each is drained, then cancelled. :meth:`run` then returns.
 
         Returns True if all were drained; at the deadline, ``deadline_ms`` from now for all together, those that are
-        left are cancelled undrained. Cancellation of this call leaves the children that it did not come to running.
+        left are cancelled undrained. A child that has ended has nothing to drain. Cancellation of this call leaves the
+        children that it did not come to running.
         """
         self._stopping = True
         deadline = trio.current_time() + deadline_ms / 1000
