@@ -68,7 +68,7 @@ async def open_engine(settings: Settings, *, cores: Sequence[Core] = ()) -> Asyn
         registry = await _open_services(stack, settings, cores)
         ledger = await stack.enter_async_context(open_embedded_ledger(settings.data_dir / "ledger.db"))
         records = await stack.enter_async_context(open_sqlite_records(settings.data_dir / "records.db"))
-        async with _running(settings, registry, ledger, records) as engine:
+        async with engine_on(settings, registry, ledger, records) as engine:
             yield engine
 
 
@@ -123,9 +123,10 @@ async def _open_services(stack: AsyncExitStack, settings: Settings, cores: Seque
 
 
 @asynccontextmanager
-async def _running(
+async def engine_on(
     settings: Settings, registry: ServiceRegistry, ledger: Ledger, records: RecordStore
 ) -> AsyncIterator[Engine]:
+    """Run an engine on backends that are open; see :func:`open_engine`."""
     alerts = Alerts()
     lease = Lease()
     life, identifiers = await begin_life(

@@ -1,0 +1,110 @@
+"""A record store in memory: small, real, without threads, so that tests run on trio's autojump clock.
+
+It outlives the engines that are opened on it, as a file would; `fail_next` makes writes fail, before or after they
+are applied, as a store does whose answer is lost.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
+
+import trio
+
+from transfer_engine.engine.records.protocol import (
+    ClaimLost,
+    HistoryPage,
+    JournalBlob,
+    Life,
+    RecordsUnavailable,
+)
+from transfer_engine.schema.transfers import TransferRecord
+
+
+class MemoryRecords:
+    def __init__(self) -> None:
+        self.rows: dict[int, TransferRecord] = {}
+        self.blobs: dict[tuple[int, int, int], bytes] = {}
+        self.marks: dict[int, int] = {}
+        self.claims: dict[int, tuple[int, str, int]] = {}
+        self.faults: list[str] = []
+
+    def fail_next(self, *faults: str) -> None:
+        """Let the next writes fail: `before` they are applied, or `after` it."""
+        self.faults += faults
+
+    async def claim(self, node: int, owner: str, *, ceiling_ms: int) -> Life:
+        await trio.lowlevel.checkpoint()
+        epoch, _, former = self.claims.get(node, (0, "", 0))
+        self.claims[node] = (epoch + 1, owner, max(ceiling_ms, former))
+        return Life(node=node, epoch=epoch + 1, owner=owner, after_ms=max(former, 1_735_689_600_000))
+
+    async def raise_ceiling(self, life: Life, ceiling_ms: int) -> None:
+        await trio.lowlevel.checkpoint()
+        epoch, owner, former = self.claims[life.node]
+        if (epoch, owner) != (life.epoch, life.owner):
+            raise ClaimLost(f"node {life.node} belongs to epoch {epoch} now")
+        self.claims[life.node] = (epoch, owner, max(ceiling_ms, former))
+
+    async def write(self, blobs: Sequence[JournalBlob], records: Sequence[TransferRecord]) -> None:
+        await trio.lowlevel.checkpoint()
+        fault = self.faults.pop(0) if self.faults else ""
+        if fault == "before":
+            raise RecordsUnavailable("the write was lost")
+        for blob in blobs:
+            self.blobs[blob.shard, blob.bucket, blob.sequence] = blob.body
+        for record in records:
+            former = self.rows.get(record.req_id.int)
+            if former is None or record.version > former.version:
+                self.rows[record.req_id.int] = record
+        if fault == "after":
+            raise RecordsUnavailable("the answer was lost")
+
+    async def get(self, req_id: int) -> TransferRecord | None:
+        await trio.lowlevel.checkpoint()
+        return self.rows.get(req_id)
+
+    async def get_many(self, req_ids: Sequence[int]) -> dict[int, TransferRecord]:
+        await trio.lowlevel.checkpoint()
+        return {req_id: self.rows[req_id] for req_id in req_ids if req_id in self.rows}
+
+    async def history(
+        self, user_id: int, *, limit: int, position: tuple[int, int] | None = None
+    ) -> HistoryPage:
+        await trio.lowlevel.checkpoint()
+        keys = sorted(
+            (
+                (row.created_at, row.req_id.int)
+                for row in self.rows.values()
+                if user_id in {row.user_id, row.target_user_id}
+            ),
+            reverse=True,
+        )
+        page = [key for key in keys if position is None or key < position][:limit]
+        return HistoryPage(
+            records=[self.rows[req_id] for _, req_id in page],
+            next_position=page[-1] if len(page) == limit else None,
+        )
+
+    async def read_journal(self, shard: int, *, from_bucket: int) -> AsyncIterator[JournalBlob]:
+        for key in sorted(self.blobs):
+            await trio.lowlevel.checkpoint()
+            if key[0] == shard and key[1] >= from_bucket:
+                yield JournalBlob(shard=key[0], bucket=key[1], sequence=key[2], body=self.blobs[key])
+
+    async def low_water_mark(self, shard: int) -> int:
+        await trio.lowlevel.checkpoint()
+        return self.marks.get(shard, 0)
+
+    async def raise_low_water_mark(self, shard: int, bucket: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.marks[shard] = max(bucket, self.marks.get(shard, 0))
+        for key in [key for key in self.blobs if key[0] == shard and key[1] < bucket]:
+            del self.blobs[key]
+
+    async def scan_records(self, *, after: int, limit: int) -> list[TransferRecord]:
+        await trio.lowlevel.checkpoint()
+        return [self.rows[req_id] for req_id in sorted(self.rows) if req_id > after][:limit]
+
+
+def stored(records: MemoryRecords, req_id: UUID) -> TransferRecord:
+    """Return a row that must be there."""
+    return records.rows[req_id.int]
