@@ -1,0 +1,185 @@
+"""From a refusal to an HTTP answer: one map of statuses, one shape of body (RFC 9457 with the API's own members)."""
+
+import enum
+from typing import Final
+
+import msgspec
+
+from transfer_engine.engine.ledger.protocol import LedgerUnavailable
+from transfer_engine.engine.outcomes import Overloaded, RefusalCode, Refused
+from transfer_engine.engine.records.protocol import RecordsUnavailable
+from transfer_engine.http.messages import PROBLEM_JSON, Response
+from transfer_engine.schema.transfers import TransferStatus
+from transfer_engine.schema.wire import ProblemDetails
+
+RETRY_AFTER_S: Final = 1
+"""What ``Retry-After`` says where the engine does not know better: overload passes quickly or not at all."""
+
+
+class ProblemCode(enum.StrEnum):
+    """Why a door refused a request before the engine saw it, or could not answer it. Stable."""
+
+    MALFORMED_BODY = "malformed_body"
+    MISSING_FIELD = "missing_field"
+    UNKNOWN_FIELD = "unknown_field"
+    DUPLICATE_FIELD = "duplicate_field"
+    INVALID_FIELD = "invalid_field"
+    INVALID_IDEMPOTENCY_KEY = "invalid_idempotency_key"
+    INVALID_REQ_ID = "invalid_req_id"
+    INVALID_USER_ID = "invalid_user_id"
+    NO_SUCH_PATH = "no_such_path"
+    NO_SUCH_CORE = "no_such_core"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    BODY_TOO_SLOW = "body_too_slow"
+    BODY_TOO_LARGE = "body_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+STATUS_OF_PROBLEM: Final = {
+    ProblemCode.MALFORMED_BODY: 400,
+    ProblemCode.MISSING_FIELD: 422,
+    ProblemCode.UNKNOWN_FIELD: 422,
+    ProblemCode.DUPLICATE_FIELD: 422,
+    ProblemCode.INVALID_FIELD: 422,
+    ProblemCode.INVALID_IDEMPOTENCY_KEY: 400,
+    ProblemCode.INVALID_REQ_ID: 400,
+    ProblemCode.INVALID_USER_ID: 400,
+    ProblemCode.NO_SUCH_PATH: 404,
+    ProblemCode.NO_SUCH_CORE: 404,
+    ProblemCode.METHOD_NOT_ALLOWED: 405,
+    ProblemCode.BODY_TOO_SLOW: 408,
+    ProblemCode.BODY_TOO_LARGE: 413,
+    ProblemCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ProblemCode.UNAVAILABLE: 503,
+    ProblemCode.INTERNAL: 500,
+}
+
+STATUS_OF_REFUSAL: Final = {
+    RefusalCode.AMOUNT_NOT_POSITIVE: 422,
+    RefusalCode.AMOUNT_TOO_LARGE: 422,
+    RefusalCode.UNKNOWN_SERVICE: 422,
+    RefusalCode.UNKNOWN_ASSET: 422,
+    RefusalCode.ASSET_DISABLED: 422,
+    RefusalCode.SAME_ACCOUNT: 422,
+    RefusalCode.INVALID_USER_ID: 422,
+    RefusalCode.INVALID_TYPE: 422,
+    RefusalCode.KEY_TOO_LONG: 400,
+    RefusalCode.KEY_EMPTY: 400,
+    RefusalCode.KEY_REUSED: 422,
+    RefusalCode.OVERLOADED: 503,
+    RefusalCode.SHUTTING_DOWN: 503,
+    RefusalCode.UNAVAILABLE: 503,
+    RefusalCode.NOT_FOUND: 404,
+}
+
+
+class Rejected(Exception):
+    """A door's own refusal: the engine was not asked, and nothing happened."""
+
+    def __init__(
+        self,
+        code: ProblemCode,
+        detail: str,
+        *,
+        field: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.field = field
+        self.headers = headers
+
+
+class Flavour(enum.Enum):
+    """Which members of the first API a route's problem details carry."""
+
+    PLAIN = "plain"
+    TRANSFER = "transfer"
+    """``req_id`` (empty), ``status`` (of the transfer) and ``message``."""
+    LOOKUP = "lookup"
+    """``error``."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A refusal or fault, ready to be answered."""
+
+    status: int
+    code: str
+    detail: str
+    field: str | None = None
+    retryable: bool = False
+    outcome_is_known: bool = True
+    """Whether nothing moved and nothing will; otherwise a transfer's ``status`` must not be ``failed``."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def response(self, flavour: Flavour) -> Response:
+        """Return the answer, with the members that the route's clients look for."""
+        is_transfer = flavour is Flavour.TRANSFER
+        transfer_status = TransferStatus.FAILED if self.outcome_is_known else TransferStatus.PENDING
+        details = ProblemDetails(
+            type=f"urn:transfer-engine:problem:{self.code}",
+            title=self.code.replace("_", " ").capitalize(),
+            status=transfer_status if is_transfer else self.status,
+            detail=self.detail,
+            code=self.code,
+            retryable=self.retryable,
+            field=self.field,
+            req_id="" if is_transfer else None,
+            message=self.detail if is_transfer else None,
+            error=self.detail if flavour is Flavour.LOOKUP else None,
+        )
+        return Response(self.status, _ENCODER.encode(details), PROBLEM_JSON, self.headers)
+
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def problem_of_rejection(rejected: Rejected) -> Problem:
+    """Return the problem of a door's own refusal."""
+    return Problem(
+        status=STATUS_OF_PROBLEM[rejected.code],
+        code=rejected.code,
+        detail=rejected.detail,
+        field=rejected.field,
+        retryable=rejected.code is ProblemCode.BODY_TOO_SLOW,
+        headers=rejected.headers,
+    )
+
+
+def problem_of_refusal(refused: Refused) -> Problem:
+    """Return the problem of a request that the engine refused before it wrote an intent."""
+    status = STATUS_OF_REFUSAL.get(refused.code, 422)
+    retry_after_s = refused.retry_after_s if isinstance(refused, Overloaded) else RETRY_AFTER_S
+    return Problem(
+        status=status,
+        code=refused.code,
+        detail=refused.message,
+        field=refused.field,
+        retryable=refused.is_retryable,
+        headers=((b"retry-after", b"%d" % retry_after_s),) if status == 503 else (),
+    )
+
+
+def problem_of_fault(fault: Exception, *, is_safe: bool) -> Problem:
+    """Return the problem of an exception that nobody expected, or of a backend that does not answer.
+
+    Whether a transfer was taken is not known then. ``is_safe`` says that a repetition can't move an amount twice: there
+    is a key, or nothing to move. Otherwise the client is not told to repeat it.
+    """
+    advice = "send the same request again" if is_safe else "the outcome is not known, look before you repeat it"
+    is_backend = isinstance(fault, LedgerUnavailable | RecordsUnavailable)
+    if is_backend:
+        cause = f"the {'ledger' if isinstance(fault, LedgerUnavailable) else 'record store'} does not answer now"
+    else:
+        cause = "the server met an error of its own"
+    return Problem(
+        status=503 if is_backend else 500,
+        code=ProblemCode.UNAVAILABLE if is_backend else ProblemCode.INTERNAL,
+        detail=f"{cause}: {advice}",
+        retryable=is_safe,
+        outcome_is_known=False,
+        headers=((b"retry-after", b"%d" % RETRY_AFTER_S),) if is_backend else (),
+    )

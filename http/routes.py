@@ -1,0 +1,91 @@
+"""The table from path and method to handler. Segments in braces are parameters; the door has percent-decoded them."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import msgspec
+
+from transfer_engine.http.messages import Request, Response
+from transfer_engine.http.problems import Flavour
+
+Handler = Callable[[Request, Sequence[str]], Awaitable[Response]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One endpoint: what it is called, whether it takes a JSON body, and who answers."""
+
+    method: str
+    template: str
+    handler: Handler
+    takes_body: bool = False
+    flavour: Flavour = Flavour.PLAIN
+    is_keyed: bool = False
+    """Whether it takes an ``Idempotency-Key``."""
+
+
+class Resource:
+    """All routes of one template, by method; GET answers HEAD too (the door leaves the body out)."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+
+    def add(self, route: Route) -> None:
+        """Add a route; a method can be taken once."""
+        methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        for method in methods:
+            if method in self.routes:
+                raise ValueError(f"{method} {route.template} has two handlers")
+            self.routes[method] = route
+
+    @property
+    def allow(self) -> str:
+        """The value of the ``Allow`` header."""
+        return ", ".join(sorted(self.routes))
+
+
+class _Node:
+    __slots__ = ("children", "parameter", "resource")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
+        self.resource: Resource | None = None
+
+
+class RouteTable:
+    """Finds the resource of a path. Plain paths take one look-up; the others one for each segment."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._plain: dict[str, Resource] = {}
+        self._root = _Node()
+        for route in routes:
+            self._resource_at(route.template).add(route)
+
+    def find(self, path: str) -> tuple[Resource, Sequence[str]] | None:
+        """Return the resource of a path and the values of its parameters, or None."""
+        resource = self._plain.get(path)
+        if resource is not None:
+            return resource, ()
+        node = self._root
+        parameters = []
+        for segment in path.split("/")[1:]:
+            child = node.children.get(segment)
+            if child is None:
+                child = node.parameter
+                if child is None or not segment:
+                    return None
+                parameters.append(segment)
+            node = child
+        return (node.resource, parameters) if node.resource is not None else None
+
+    def _resource_at(self, template: str) -> Resource:
+        if "{" not in template:
+            return self._plain.setdefault(template, Resource())
+        node = self._root
+        for segment in template.split("/")[1:]:
+            if segment.startswith("{"):
+                node.parameter = node.parameter or _Node()
+                node = node.parameter
+            else:
+                node = node.children.setdefault(segment, _Node())
+        node.resource = node.resource or Resource()
+        return node.resource

@@ -1,0 +1,127 @@
+"""A server process's life: listen, open the engine, serve, and stop gracefully on SIGTERM or SIGINT."""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
+from typing import Final
+
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve as hypercorn_serve
+
+from transfer_engine.engine import open_engine
+from transfer_engine.engine.engine import Engine
+from transfer_engine.http.handlers import Api
+from transfer_engine.http.listeners import address_of, open_listeners
+from transfer_engine.http.main_door import MainDoor
+from transfer_engine.http.settings import ServerSettings
+
+_log: Final = structlog.stdlib.get_logger("transfer_engine.http")
+
+_ANSWERS_MS: Final = 500
+"""Beyond the engine's deadline: what writing the last answers to their clients may take."""
+
+_KEEP_ALIVE_REQUESTS_MOST: Final = 1_000_000
+"""Requests on one connection; a client that opens connections all the time costs more than one that stays."""
+
+VERSION: Final = version("transfer-engine")
+
+
+class _Life:
+    """What the signals have done to the process, and how to end it."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.stopping = trio.Event()
+        self.engine: Engine | None = None
+
+    def stop(self) -> None:
+        """End gracefully; while the engine is still opening there is nothing to drain."""
+        self.stopping.set()
+        if self.engine is None:
+            self.scope.cancel()
+        else:
+            self.engine.begin_shutdown()
+
+
+async def run_server(settings: ServerSettings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+
+    A stop first lets the answers under way out (bounded by ``deadline_ms``), while new transfers are refused with a
+    503, and then drains the engine for ``shutdown_ms``. What is left, also after a second signal or a cancellation, is
+    recovered at the next start.
+
+    Args:
+        settings: see :class:`~transfer_engine.http.settings.ServerSettings`.
+        announce: called with the main door's URL once requests are answered.
+
+    Raises:
+        CannotListen: the address can't be listened on.
+        DataDirUnusable, LedgerDamaged, RecordsDamaged: the engine can't be opened.
+    """
+    listeners = open_listeners(settings.host, settings.port, backlog=settings.backlog)
+    url = f"http://{address_of(listeners[0])}"
+    life = _Life()
+    try:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery(strict_exception_groups=True) as nursery:
+                nursery.start_soon(_obey, signals, life)
+                with life.scope:
+                    async with open_engine(settings) as engine:
+                        life.engine = engine
+                        await _serve(engine, settings, listeners, life.stopping, lambda: announce(url))
+                        _log.info("draining", shutdown_ms=settings.shutdown_ms)
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _only_cause(group) from None
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+async def _serve(
+    engine: Engine,
+    settings: ServerSettings,
+    listeners: list[socket.socket],
+    stopping: trio.Event,
+    announce: Callable[[], None],
+) -> None:
+    config = Config()
+    # Hypercorn owns what it is given and closes it when it stops accepting.
+    config.bind = [f"fd://{listener.detach()}" for listener in listeners]
+    config.backlog = settings.backlog
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.include_server_header = False
+    config.keep_alive_timeout = settings.keep_alive_ms / 1_000
+    config.keep_alive_max_requests = _KEEP_ALIVE_REQUESTS_MOST
+    config.graceful_timeout = (settings.deadline_ms + _ANSWERS_MS) / 1_000
+    door = MainDoor(Api(engine, version=VERSION), settings)
+    async with trio.open_nursery(strict_exception_groups=True) as nursery:
+
+        async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
+            await hypercorn_serve(door, config, shutdown_trigger=stopping.wait, task_status=task_status, mode="asgi")
+
+        await nursery.start(serve)
+        announce()
+
+
+async def _obey(signals: AsyncIterator[int], life: _Life) -> None:
+    async for number in signals:
+        name = signal.Signals(number).name
+        if life.stopping.is_set():
+            _log.warning("forced to stop", signal=name)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        _log.info("stopping", signal=name)
+        life.stop()
+
+
+def _only_cause(error: BaseException) -> BaseException:
+    """Return what a group of one is about: nurseries wrap it, and whoever started the server wants its reason."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

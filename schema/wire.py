@@ -1,0 +1,166 @@
+"""What travels through the doors: bodies of requests and answers of the first API, and problem details.
+
+A description in a field's ``Meta`` ends the sentence "this field must be …": the doors' error messages use it.
+"""
+
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+
+from transfer_engine.schema.transfers import TransferRecord, TransferState, TransferStatus
+
+ServiceName = Annotated[str, msgspec.Meta(description='the name of a service, a string like "funding"')]
+UserId = Annotated[int, msgspec.Meta(description="a user's number, an integer from 1 to 9223372036854775807")]
+AssetId = Annotated[int, msgspec.Meta(description="an asset's number, an integer like 1")]
+Amount = Annotated[int, msgspec.Meta(description="an integer in minor units, from 1 to 9223372036854775807")]
+ActionName = Annotated[str, msgspec.Meta(description='"post" or "void"')]
+
+
+class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """`POST /api/v1/transfer`: move ``amount`` (minor units) between two accounts of one user."""
+
+    source: ServiceName = msgspec.field(name="from")
+    target: ServiceName = msgspec.field(name="to")
+    user_id: UserId
+    asset_id: AssetId
+    amount: Amount
+
+
+class TransferResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """What became of a transfer or credit; ``message`` is null where there is nothing to add."""
+
+    req_id: UUID
+    status: TransferStatus
+    message: str | None
+
+
+class RecordResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """`GET /api/v1/transfer/{req_id}`: amounts in minor units, times in Unix ms, ``error`` null where there is none."""
+
+    req_id: UUID
+    state: TransferState
+    source: str
+    target: str
+    user_id: int
+    asset_id: int
+    amount: int
+    created_at: int
+    updated_at: int
+    error: str | None
+    retry_count: int
+
+    @classmethod
+    def of(cls, record: TransferRecord) -> "RecordResponse":
+        """Return what the first API shows of a record."""
+        return cls(
+            req_id=record.req_id,
+            state=record.state,
+            source=record.source,
+            target=record.target,
+            user_id=record.user_id,
+            asset_id=record.asset_id,
+            amount=record.amount,
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            error=record.error or None,
+            retry_count=record.retry_count,
+        )
+
+
+class BalanceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A user's money in one account, in minor units; ``frozen`` is held by transfers under way."""
+
+    account: str
+    asset_id: int
+    available: int
+    frozen: int
+
+
+class BalancesResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`GET /api/v1/balances/{user_id}`: every account that the user has; none is an empty list."""
+
+    balances: list[BalanceEntry]
+
+
+class AssetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An asset: one unit of it is 10^decimals minor units."""
+
+    asset_id: int
+    symbol: str
+    decimals: int
+    enabled: bool
+
+
+class AssetsResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`GET /api/v1/assets`: the assets that the engine knows."""
+
+    assets: list[AssetEntry]
+
+
+class CreditRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/v1/admin/credits`: a deposit from outside of the engine, in minor units."""
+
+    user_id: UserId
+    account: ServiceName
+    asset_id: AssetId
+    amount: Amount
+
+
+class ResolveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/v1/admin/transfers/{req_id}/resolve`: an operator's decision."""
+
+    action: ActionName
+
+
+class ResolveResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a resolution did, step by step, and the state of the transfer after it."""
+
+    req_id: UUID
+    state: str
+    steps: list[str]
+
+
+class HealthResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`GET /health`: the process answers."""
+
+    status: str
+    version: str
+
+
+class PartResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether one part of the engine can work now, and if not, why."""
+
+    ready: bool
+    detail: str
+
+
+class ReadyResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`GET /ready`: whether transfers can be taken now, part by part."""
+
+    ready: bool
+    ledger: PartResponse
+    records: PartResponse
+    scanner: PartResponse
+
+
+class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error's body (RFC 9457), with the members of this API beside it.
+
+    ``status`` repeats the HTTP status, except where a transfer was asked for: there the first API's ``status`` stands
+    (``failed``: nothing moved and nothing will; ``pending``: unknown, ask again), beside its ``req_id`` and
+    ``message``. RFC 9457 has clients ignore a member of another type than its own. ``error`` is the first API's member
+    on look-ups. ``code`` is stable; ``retryable`` says whether the same request may succeed later, unchanged;
+    ``field`` names what is wrong in the request.
+    """
+
+    type: str
+    title: str
+    status: int | TransferStatus
+    detail: str
+    code: str
+    retryable: bool
+    field: str | None = None
+    req_id: str | None = None
+    message: str | None = None
+    error: str | None = None
