@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
+
 from transfer_engine.schema.transfers import TransferRecord
 
 JOURNAL_BLOB_BYTES_MAX: Final = 1 << 20

@@ -1,0 +1,65 @@
+-- The embedded record store. One file, one writer. Times are Unix ms, amounts minor units, identifiers 16 bytes,
+-- big-endian. `application_id` spells "XFER"; `user_version` is the version of this text.
+
+PRAGMA application_id = 0x58464552;
+PRAGMA user_version = 1;
+
+-- A row is replaced only by one with a higher version (see TransferRecord.version). With a rowid on purpose: clients'
+-- keys make random identifiers, and then an insert dirties one small page of the index, not one big page of the table.
+CREATE TABLE transfers (
+    req_id         BLOB    NOT NULL PRIMARY KEY,
+    source         TEXT    NOT NULL,
+    target         TEXT    NOT NULL,
+    user_id        INTEGER NOT NULL,
+    target_user_id INTEGER NOT NULL,
+    asset_id       INTEGER NOT NULL,
+    amount         INTEGER NOT NULL,
+    state          TEXT    NOT NULL,
+    created_at     INTEGER NOT NULL,
+    updated_at     INTEGER NOT NULL,
+    error          TEXT    NOT NULL,
+    retry_count    INTEGER NOT NULL,
+    fingerprint    BLOB    NOT NULL,
+    version        INTEGER NOT NULL
+);
+
+-- Which transfers a user has, by time. A row that does not agree with `transfers` (another created_at, other users)
+-- belongs to a version that lost, and is passed over.
+CREATE TABLE history (
+    user_id    INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    req_id     BLOB    NOT NULL,
+    PRIMARY KEY (user_id, created_at, req_id)
+) WITHOUT ROWID;
+
+-- The newest rows of the history, moved to `history` by the thousand. Users arrive in random order: straight into the
+-- big tree each of their rows would dirty a page of its own; here all of a group share a few.
+CREATE TABLE history_recent (
+    user_id    INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    req_id     BLOB    NOT NULL,
+    PRIMARY KEY (user_id, created_at, req_id)
+) WITHOUT ROWID;
+
+-- The journal of intents: one row holds many (see encode_intents).
+CREATE TABLE intents (
+    shard  INTEGER NOT NULL,
+    bucket INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    body   BLOB    NOT NULL,
+    PRIMARY KEY (shard, bucket, seq)
+) WITHOUT ROWID;
+
+-- Below its mark a shard's journal is settled.
+CREATE TABLE marks (
+    shard  INTEGER NOT NULL PRIMARY KEY,
+    bucket INTEGER NOT NULL
+);
+
+-- Lives of engines: identifiers are issued up to `ceiling_ms`, and the next life begins above it.
+CREATE TABLE claims (
+    node       INTEGER NOT NULL PRIMARY KEY,
+    epoch      INTEGER NOT NULL,
+    owner      TEXT    NOT NULL,
+    ceiling_ms INTEGER NOT NULL
+);
