@@ -1,6 +1,6 @@
 """A YAML configuration file, with the line of everything in it: an error must say where it is."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,9 @@ def read_configuration_file(path: Path) -> ConfigurationFile:
         raise ConfigurationError(f"{path}: can't read the configuration: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: the configuration is not UTF-8 text") from None
-    loader = yaml.SafeLoader(text)
+    root = None
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         _refuse_duplicates(path, root)
         data = loader.construct_document(root) if root is not None else {}
@@ -58,12 +59,10 @@ def read_configuration_file(path: Path) -> ConfigurationFile:
         raise ConfigurationError(f"{path}:{line}: not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except ValueError as error:  # a scalar that looks like a date or number and is none
-        raise ConfigurationError(f"{path}: not YAML: {error}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{path}:{_line_of_fault(loader, root)}: not YAML: {error}") from None
     except RecursionError:
         raise ConfigurationError(f"{path}: nested too deeply") from None
-    finally:
-        loader.dispose()
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -81,22 +80,40 @@ def _step(node: yaml.Node | None, step: Hashable) -> tuple[yaml.Node, int] | Non
     return None
 
 
-def _refuse_duplicates(path: Path, root: yaml.Node | None) -> None:
-    waiting = [root]
+def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Yield every node once; an anchor's may be met again."""
+    waiting = [root] if root is not None else []
     visited = set()
     while waiting:
         node = waiting.pop()
-        if node is None or id(node) in visited:  # an anchor's node may be met again
+        if id(node) in visited:
             continue
         visited.add(id(node))
+        yield node
+        if isinstance(node, yaml.MappingNode):
+            waiting.extend(child for pair in node.value for child in pair)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting.extend(node.value)
+
+
+def _refuse_duplicates(path: Path, root: yaml.Node | None) -> None:
+    for node in _nodes(root):
         if isinstance(node, yaml.MappingNode):
             lines: dict[str, int] = {}
-            for key, value in node.value:
+            for key, _ in node.value:
                 line = key.start_mark.line + 1
                 name = str(key.value)
                 if name in lines:
                     raise ConfigurationError(f"{path}:{line}: {name} stands here again, after line {lines[name]}")
                 lines[name] = line
-                waiting.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            waiting.extend(node.value)
+
+
+def _line_of_fault(loader: yaml.SafeLoader, root: yaml.Node | None) -> int:
+    """Return the line of a scalar that looks like a date or number and is none: its error has no mark."""
+    for node in _nodes(root):
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                loader.construct_object(node)
+            except ValueError:
+                return int(node.start_mark.line) + 1
+    return 1

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from transfer_engine.engine.admission import USER_ID_MAX
 from transfer_engine.engine.outcomes import Refused, Resolution, TransferNotFound, TransferOutcome
 from transfer_engine.engine.services.simulated import Behaviour
 from transfer_engine.http.bodies import BodyDecoder
@@ -58,7 +59,7 @@ _BEHAVIOUR: Final = BodyDecoder(Behaviour)
 _REPLAYED: Final = ((b"idempotent-replayed", b"true"),)
 _RETRY_AFTER: Final = ((b"retry-after", b"%d" % RETRY_AFTER_S),)
 _KEY_CHARACTERS: Final = bytes(range(0x20, 0x7F))
-_USER_ID_DIGITS_MAX: Final = 19
+_USER_ID_DIGITS_MAX: Final = len(str(USER_ID_MAX))
 
 
 class Api:
@@ -177,11 +178,7 @@ class Api:
 
     async def balances(self, _request: Request, parameters: Sequence[str]) -> Response:
         """Return a user's accounts."""
-        text = parameters[0]
-        if not (text.isascii() and text.isdigit() and len(text) <= _USER_ID_DIGITS_MAX):
-            raise Rejected(
-                ProblemCode.INVALID_USER_ID, "user_id must be an integer from 1 to 9223372036854775807", field="user_id"
-            )
+        user_id = _user_id(parameters[0])
         balances = [
             BalanceEntry(
                 account=balance.account,
@@ -189,7 +186,7 @@ class Api:
                 available=balance.available,
                 frozen=balance.frozen,
             )
-            for balance in await self._engine.balances(int(text))
+            for balance in await self._engine.balances(user_id)
         ]
         return Response(200, _encode(BalancesResponse(balances=balances)))
 
@@ -258,6 +255,12 @@ def _req_id(text: str) -> UUID:
         return msgspec.convert(text, UUID)
     except msgspec.ValidationError:
         raise Rejected(ProblemCode.INVALID_REQ_ID, "Invalid req_id format", field="req_id") from None
+
+
+def _user_id(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= _USER_ID_DIGITS_MAX and 1 <= int(text) <= USER_ID_MAX:
+        return int(text)
+    raise Rejected(ProblemCode.INVALID_USER_ID, f"user_id must be an integer from 1 to {USER_ID_MAX}", field="user_id")
 
 
 def _idempotency_key(values: tuple[bytes, ...]) -> str | None:

@@ -1,9 +1,8 @@
 """The main door: quart-trio on hypercorn.
 
 The API's endpoints are answered right at the ASGI interface, where Quart has its middleware: its request context,
-session and signals cost more than a transfer does, and the handlers need none of them. Everything else (pages, the
-lifespan, websockets) is Quart's. Nothing of HTTP is decided here: bodies are read within their bounds, the handlers
-answer.
+session and signals cost more than a transfer does, and the handlers need none of them. The rest (pages, the lifespan,
+websockets) is Quart's. Nothing of HTTP is decided here: bodies are read within their bounds, the handlers answer.
 """
 
 from typing import Final, cast
@@ -18,14 +17,11 @@ from hypercorn.typing import (
     HTTPScope,
     Scope,
 )
-from quart import Response as QuartResponse
-from quart import request as quart_request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
 
 from transfer_engine.http.handlers import Api
 from transfer_engine.http.messages import Request, Response
-from transfer_engine.http.problems import Flavour, ProblemCode, Rejected, problem_of_rejection
+from transfer_engine.http.problems import ProblemCode, Rejected, problem_of_rejection
 from transfer_engine.http.settings import ServerSettings
 
 _DISCARDED_BYTES_MOST: Final = 1 << 20
@@ -48,15 +44,15 @@ class MainDoor(QuartTrio):
         self._api = api
         self._body_bytes_most = settings.body_bytes_most
         self._body_timeout_s = settings.body_timeout_ms / 1_000
-        self.register_error_handler(HTTPException, self._quart_problem)
+        self._pages = self.url_map.bind("localhost")
 
     async def asgi_app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Answer the API's requests; hand everything else to Quart."""
+        """Answer the API's requests, and those that nobody knows; hand Quart's own to it."""
         if scope["type"] == "http":
             path = scope["path"]
             if path[:1] != "/":  # a target in absolute form, as through a proxy
                 path = urlsplit(path).path
-            if path.startswith("/api/") or self._api.has(path):
+            if self._api.has(path) or not self._pages.test(path, scope["method"]):
                 await self._answer(scope, path, receive, send)
                 return
         await super().asgi_app(scope, receive, send)
@@ -81,10 +77,7 @@ class MainDoor(QuartTrio):
             return
         except (Rejected, trio.TooSlowError) as error:
             rejected = error if isinstance(error, Rejected) else self._too_slow()
-            response = problem_of_rejection(rejected).response(self._api.flavour(path))
-            await _send(send, response, more_follows=True)
-            await self._discard(receive)
-            await send(_LAST_BODY)
+            await self._refuse(rejected, path, receive, send)
             return
         await _send(send, await self._api.answer(Request(scope["method"], path, body, content_type, keys)))
 
@@ -100,36 +93,39 @@ class MainDoor(QuartTrio):
             if not event["more_body"]:
                 return body
 
-    async def _discard(self, receive: ASGIReceiveCallable) -> None:
-        """Read on for a while: closing a socket with unread bytes in it would take the answer back."""
-        discarded = 0
-        with trio.move_on_after(self._body_timeout_s):
-            while discarded < _DISCARDED_BYTES_MOST:
+    async def _refuse(
+        self, rejected: Rejected, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Answer before the request is whole, and read on for a while.
+
+        Closing a socket with unread bytes in it would take the answer back. And somebody must receive until hypercorn
+        says that it is over: its reader waits for room in a short queue, and would wait for ever.
+        """
+        await _send(send, problem_of_rejection(rejected).response(self._api.flavour(path)), more_follows=True)
+        enough = trio.Event()
+
+        async def discard() -> None:
+            discarded = 0
+            while True:
                 event = await receive()
                 if event["type"] != "http.request" or not event["more_body"]:
-                    return
+                    break
                 discarded += len(event["body"])
+                if discarded > _DISCARDED_BYTES_MOST:
+                    enough.set()
+            enough.set()
+
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
+            nursery.start_soon(discard)
+            with trio.move_on_after(self._body_timeout_s):
+                await enough.wait()
+            await send(_LAST_BODY)
 
     def _too_large(self) -> Rejected:
         return Rejected(ProblemCode.BODY_TOO_LARGE, f"the body is larger than {self._body_bytes_most} bytes")
 
     def _too_slow(self) -> Rejected:
         return Rejected(ProblemCode.BODY_TOO_SLOW, f"the body was not whole within {self._body_timeout_s:g} s")
-
-    async def _quart_problem(self, error: HTTPException) -> QuartResponse:
-        """Tell Quart's own errors as problem details too."""
-        if error.code == 405:
-            code, detail = ProblemCode.METHOD_NOT_ALLOWED, f"{quart_request.method[:16]} is not allowed here"
-        elif error.code == 404:
-            code, detail = ProblemCode.NO_SUCH_PATH, "there is nothing at this path"
-        else:
-            code, detail = ProblemCode.INTERNAL, "the server met an error of its own"
-        headers = tuple((name.encode(), value.encode()) for name, value in error.get_headers() if name == "Allow")
-        response = problem_of_rejection(Rejected(code, detail, headers=headers)).response(Flavour.PLAIN)
-        answer = QuartResponse(response.body, status=response.status, content_type=response.media_type.decode())
-        for name, value in response.headers:
-            answer.headers[name.decode()] = value.decode()
-        return answer
 
 
 _LAST_BODY: Final = cast("HTTPResponseBodyEvent", {"type": "http.response.body", "body": b"", "more_body": False})

@@ -133,7 +133,7 @@ def _place(
 def _describe(fault: ErrorDetails, place: str) -> str:
     location = ".".join(str(step) for step in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"{place}: unknown key {location}{_suggestion(location)}"
+        return f"{place}: unknown key {location}{_suggestion(location) if len(fault['loc']) == 1 else ''}"
     if fault["type"] == "missing":
         return f"{place}: {location} is missing"
     message = fault["msg"].removeprefix("Value error, ")

@@ -1,0 +1,162 @@
+"""A real server process over a real socket: started by the command that users run, ended by its own pid."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import yaml
+
+T = TypeVar("T")
+
+COMMAND = str(Path(sys.executable).with_name("transfer-engine"))
+READY = "transfer-engine is ready at "
+PATIENCE_S = 30.0
+
+
+class Server:
+    """A running `transfer-engine serve`; ``client`` asks it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+        self.process = process
+        self.url = url
+        self.log = log
+        self.client = httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def logged(self) -> str:
+        """What it has written to stderr so far."""
+        return self.log.read_text()
+
+    def wait(self) -> int:
+        """Wait for its end and return the exit code (negative: the signal that ended it)."""
+        return self.process.wait(PATIENCE_S)
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """End it gracefully."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.kill()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def credit(self, user_id: int, amount: int, *, account: str = "funding", asset_id: int = 1) -> None:
+        """Give a user money."""
+        body = {"user_id": user_id, "account": account, "asset_id": asset_id, "amount": amount}
+        response = self.client.post("/api/v1/admin/credits", json=body)
+        assert response.status_code == 201, response.text
+
+    def balance(self, user_id: int, account: str, asset_id: int = 1) -> tuple[int, int]:
+        """Return what is available and frozen in a user's account."""
+        balances = self.client.get(f"/api/v1/balances/{user_id}").json()["balances"]
+        for entry in balances:
+            if entry["account"] == account and entry["asset_id"] == asset_id:
+                return entry["available"], entry["frozen"]
+        return 0, 0
+
+
+@contextmanager
+def running_server(
+    directory: Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Sequence[str] = (),
+) -> Iterator[Server]:
+    """Run a server with its data under ``directory``; whatever is left of it at the end is killed."""
+    server = start_server(directory, config=config, environment=environment, flags=flags)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def start_server(
+    directory: Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Sequence[str] = (),
+) -> Server:
+    """Start a server on a free port and wait for its ready line."""
+    log = directory / "server.log"
+    arguments = [COMMAND, "serve", "--port", "0", "--data-dir", str(directory / "data"), *flags]
+    if config is not None:
+        path = directory / "config.yaml"
+        path.write_text(yaml.safe_dump(dict(config)))
+        arguments += ["--config", str(path)]
+    with log.open("ab") as stderr:
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, **(environment or {})}
+        )
+    line = _first_line(process)
+    if not line.startswith(READY):
+        process.kill()
+        process.wait()
+        raise AssertionError(f"the server did not start: {line!r}\n{log.read_text()}")
+    return Server(process, line.removeprefix(READY).strip(), log)
+
+
+def run_command(
+    *arguments: str, environment: Mapping[str, str] | None = None, text_in: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `transfer-engine` to its end."""
+    return subprocess.run(
+        [COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        input=text_in,
+        timeout=PATIENCE_S,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def eventually(look: Callable[[], T], accept: Callable[[T], bool], *, patience_s: float = PATIENCE_S) -> T:
+    """Look again and again until what is seen is accepted: another process's progress has no clock of ours."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        seen = look()
+        if accept(seen):
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still {seen!r} after {patience_s} s")
+        time.sleep(0.02)
+
+
+def _first_line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    deadline = time.monotonic() + PATIENCE_S
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            break
+        byte = os.read(process.stdout.fileno(), 1)
+        if not byte:
+            break
+        line += byte
+    return line.decode()
