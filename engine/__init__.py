@@ -8,6 +8,7 @@ Embedders start here::
 
 from transfer_engine.engine.assembly import DataDirUnusable, open_engine
 from transfer_engine.engine.engine import Engine, EngineStatistics
+from transfer_engine.engine.garbage import tune_garbage_collection
 from transfer_engine.engine.outcomes import (
     Balance,
     InvalidTransfer,
@@ -46,4 +47,5 @@ __all__ = [
     "TransferState",
     "TransferStatus",
     "open_engine",
+    "tune_garbage_collection",
 ]

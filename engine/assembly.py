@@ -14,6 +14,7 @@ from transfer_engine.engine.admission import Admission
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.coordinator import Coordinator
+from transfer_engine.engine.deadlines import Deadlines
 from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.endings import Endings
 from transfer_engine.engine.engine import Engine, Parts
@@ -185,6 +186,7 @@ async def engine_on(
         settings=settings,
         clock_ms=_now_ms,
     )
+    deadlines = Deadlines(settings.deadline_ms)
     scanner = Scanner("scanner", replays.scan, settings.scan_interval_ms)
     heartbeat = Heartbeat(
         store=records,
@@ -200,6 +202,7 @@ async def engine_on(
         "engine",
         [
             ChildSpec("heartbeat", heartbeat.run),
+            ChildSpec("deadlines", deadlines.run),
             ChildSpec("recorder", recorder.commits.run, drain=recorder.commits.wait_drained),
             ChildSpec("submitter", submitter.transfers.run, drain=submitter.transfers.wait_drained),
             ChildSpec("account opener", submitter.accounts.run, drain=submitter.accounts.wait_drained),
@@ -236,6 +239,7 @@ async def engine_on(
                 clock_ms=_now_ms,
             ),
             completion=completion,
+            deadlines=deadlines,
             supervisor=supervisor,
             alerts=alerts,
         )

@@ -20,6 +20,7 @@ from transfer_engine.actors import (
 from transfer_engine.engine.admission import Admission
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.completion import Completion
+from transfer_engine.engine.deadlines import Deadlines
 from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.ledger.protocol import Ledger
@@ -90,6 +91,7 @@ class Parts(msgspec.Struct, frozen=True):
     resolver: Resolver
     admission: Admission
     completion: Completion
+    deadlines: Deadlines
     supervisor: Supervisor
     alerts: Alerts
 
@@ -196,9 +198,7 @@ class Engine:
         return await self._outcome(transfer, is_joined=is_joined, deadline_ms=deadline_ms)
 
     async def _outcome(self, transfer: OpenTransfer, *, is_joined: bool, deadline_ms: int | None) -> TransferOutcome:
-        wait_ms = self.settings.deadline_ms if deadline_ms is None else deadline_ms
-        with trio.move_on_after(wait_ms / 1000):
-            await transfer.wait_for_answer()
+        await self._parts.deadlines.wait(transfer, deadline_ms)
         answer = transfer.answer
         if answer is None:
             answer = transfer.pending_outcome()
@@ -285,7 +285,7 @@ class Engine:
                 req_id=transfer.uuid, state=transfer.state.value, steps=["interrupted: see the alerts, then ask again"]
             )
         if transfer.state.is_terminal:
-            await transfer.wait_for_answer()
+            await self._parts.deadlines.wait(transfer, None)
         return reports[0]
 
     async def readiness(self) -> Readiness:

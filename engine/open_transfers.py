@@ -92,7 +92,7 @@ class OpenTransfer:
         self.is_quarantined = False
         self.crashes = 0
         self.answer: TransferOutcome | Refused | None = None
-        self._waiters: list[trio.lowlevel.Task] = []
+        self._waiters: list[Waiter] = []
 
     def __repr__(self) -> str:
         return (
@@ -185,26 +185,43 @@ class OpenTransfer:
 
     def release(self) -> None:
         """Let those that wait go on: answered, or with no answer to come soon."""
-        waiters, self._waiters = self._waiters, []
-        for task in waiters:
+        for waiter in tuple(self._waiters):
+            waiter.wake()
+
+    def new_waiter(self) -> "Waiter":
+        """Return a place for the running task to wait in, until the transfer is answered or released."""
+        waiter = Waiter(trio.lowlevel.current_task(), self._waiters)
+        self._waiters.append(waiter)
+        return waiter
+
+
+class Waiter:
+    """One caller that waits for a transfer's answer."""
+
+    __slots__ = ("_among", "_task")
+
+    def __init__(self, task: trio.lowlevel.Task, among: "list[Waiter]") -> None:
+        self._task: trio.lowlevel.Task | None = task
+        self._among = among
+
+    async def wait(self) -> None:
+        """Wait to be woken. Cancellation gives up the place, and nothing else."""
+        await trio.lowlevel.wait_task_rescheduled(self._give_up)
+
+    def wake(self) -> None:
+        """Let the caller go on; a second time does nothing."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            self._leave()
             trio.lowlevel.reschedule(task)
 
-    async def wait_for_answer(self) -> None:
-        """Wait until the transfer has been answered, or will not be soon (see :meth:`release`).
+    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        self._leave()
+        return trio.lowlevel.Abort.SUCCEEDED
 
-        Cancellation leaves the transfer as it is: the work goes on.
-        """
-        if self.answer is not None:
-            await trio.lowlevel.checkpoint()
-            return
-        task = trio.lowlevel.current_task()
-        self._waiters.append(task)
-
-        def stop_waiting(_: object) -> trio.lowlevel.Abort:
-            self._waiters.remove(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(stop_waiting)
+    def _leave(self) -> None:
+        self._among.remove(self)
 
 
 class OpenTransfers:

@@ -1,0 +1,53 @@
+"""Deadlines of callers: one task for all of them, because a cancel scope a caller costs as much as the rest of it.
+
+Callers with the engine's own deadline stand in one queue, in the order in which they came, which is the order in
+which they are due. The sweeper looks at its head a few times a deadline, and lets those go that are due before it
+looks again: a caller waits at most its deadline, and at least most of it.
+"""
+
+from collections import deque
+from typing import Final
+
+import trio
+
+from transfer_engine.engine.open_transfers import OpenTransfer, Waiter
+
+SWEEPS_IN_DEADLINE: Final = 40
+"""How often the sweeper looks within one deadline: a caller may be let go by this fraction of it early."""
+
+
+class Deadlines:
+    """Lets callers wait for an answer, no longer than their deadline."""
+
+    def __init__(self, deadline_ms: int) -> None:
+        self._deadline_s = deadline_ms / 1000
+        self._tick_s = self._deadline_s / SWEEPS_IN_DEADLINE
+        self._queue: deque[tuple[float, Waiter]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Deadlines of {self._deadline_s:g} s: {len(self._queue)} callers, answered ones included>"
+
+    async def wait(self, transfer: OpenTransfer, deadline_ms: int | None) -> None:
+        """Wait until the transfer is answered, will not be soon, or the deadline is there (None: the engine's own).
+
+        Cancellation leaves the transfer as it is: the work goes on.
+        """
+        if transfer.answer is not None:
+            await trio.lowlevel.checkpoint()
+        elif deadline_ms is None:
+            waiter = transfer.new_waiter()
+            self._queue.append((trio.current_time() + self._deadline_s, waiter))
+            await waiter.wait()
+        else:
+            with trio.move_on_after(deadline_ms / 1000):
+                await transfer.new_waiter().wait()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Sweep until cancelled; cancellation leaves the callers waiting, for the next run or for their answers."""
+        task_status.started()
+        queue = self._queue
+        while True:
+            await trio.sleep(self._tick_s)
+            due = trio.current_time() + self._tick_s
+            while queue and queue[0][0] <= due:
+                queue.popleft()[1].wake()
