@@ -111,7 +111,9 @@ def sqlite_floor(events: int = 40_000, group: int = 1_000) -> float:
         connection = sqlite3.connect(Path(folder) / "floor.db", isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("CREATE TABLE transfers(id BLOB PRIMARY KEY, debit INT, credit INT, amount INT) WITHOUT ROWID")
+        connection.execute(
+            "CREATE TABLE transfers(id BLOB PRIMARY KEY, debit INT, credit INT, amount INT) WITHOUT ROWID"
+        )
         connection.execute("CREATE TABLE accounts(id INTEGER PRIMARY KEY, debits INT, credits INT)")
         connection.executemany("INSERT INTO accounts VALUES (?, 0, 0)", [(number,) for number in range(2_000)])
         began = time.perf_counter()
@@ -119,9 +121,7 @@ def sqlite_floor(events: int = 40_000, group: int = 1_000) -> float:
             connection.execute("BEGIN IMMEDIATE")
             for number in range(start, start + group):
                 debit, credit = number % 1_000, 1_000 + number % 1_000
-                connection.execute(
-                    "INSERT INTO transfers VALUES (?, ?, ?, 1)", (number.to_bytes(16), debit, credit)
-                )
+                connection.execute("INSERT INTO transfers VALUES (?, ?, ?, 1)", (number.to_bytes(16), debit, credit))
                 connection.execute("UPDATE accounts SET debits = debits + 1 WHERE id = ?", (debit,))
                 connection.execute("UPDATE accounts SET credits = credits + 1 WHERE id = ?", (credit,))
             connection.execute("COMMIT")
@@ -145,7 +145,12 @@ async def run_in_process(*, transfers: int, users: int, in_flight: int, keyed: b
             )
             results.append(
                 await closed_loop(
-                    engine, name="one hot user", users=range(1, 2), in_flight=in_flight, transfers=transfers, keyed=keyed
+                    engine,
+                    name="one hot user",
+                    users=range(1, 2),
+                    in_flight=in_flight,
+                    transfers=transfers,
+                    keyed=keyed,
                 )
             )
     return results

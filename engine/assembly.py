@@ -1,38 +1,27 @@
-"""`open_engine`: assembles an engine from its parts, recovers what was unfinished, and takes it apart again."""
+"""`open_engine`: opens the backends, takes up what was unfinished, runs the engine, and takes it all apart again."""
 
 import os
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 from filelock import FileLock, Timeout
 
-from transfer_engine.actors import ActorPool, Backoff, ChildSpec, PoolClosed, Scanner, Supervisor, bounded_cleanup
+from transfer_engine.actors import bounded_cleanup
 from transfer_engine.engine import crash_points
-from transfer_engine.engine.admission import Admission
-from transfer_engine.engine.alerts import Alerts
-from transfer_engine.engine.completion import Completion
-from transfer_engine.engine.coordinator import Coordinator
-from transfer_engine.engine.deadlines import Deadlines
-from transfer_engine.engine.drives import Drives
-from transfer_engine.engine.endings import Endings
 from transfer_engine.engine.engine import Engine, Parts
-from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.ledger.embedded import open_embedded_ledger
 from transfer_engine.engine.ledger.protocol import Ledger
-from transfer_engine.engine.lives import Heartbeat, Lease, begin_life
-from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
-from transfer_engine.engine.recorder import Recorder
+from transfer_engine.engine.lives import begin_life
+from transfer_engine.engine.open_transfers import Custody
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.records.sqlite import open_sqlite_records
-from transfer_engine.engine.recovery import Replays, find_unfinished
-from transfer_engine.engine.resolution import Resolver
+from transfer_engine.engine.recovery import find_unfinished
 from transfer_engine.engine.services.protocol import Core
 from transfer_engine.engine.services.registry import EXTERNAL, Service, ServiceKind, ServiceRegistry
 from transfer_engine.engine.services.simulated import open_simulated_core
 from transfer_engine.engine.settings import EXTERNAL_CODE, Settings
-from transfer_engine.engine.submitter import Submitter
+from transfer_engine.engine.wiring import now_ms, wire
 
 _LAST_WORDS_MS = 2_000
 """How long the last heartbeat of a graceful stop may take."""
@@ -40,10 +29,6 @@ _LAST_WORDS_MS = 2_000
 
 class DataDirUnusable(Exception):
     """The data directory can't be used: not writable, or in use by another engine. The message says which."""
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @asynccontextmanager
@@ -128,145 +113,38 @@ async def engine_on(
     settings: Settings, registry: ServiceRegistry, ledger: Ledger, records: RecordStore
 ) -> AsyncIterator[Engine]:
     """Run an engine on backends that are open; see :func:`open_engine`."""
-    alerts = Alerts()
-    lease = Lease()
     life, identifiers = await begin_life(
-        records, node=settings.node, clock_ms=_now_ms, ahead_ms=settings.ceiling_ahead_ms
+        records, node=settings.node, clock_ms=now_ms, ahead_ms=settings.ceiling_ahead_ms
     )
-    journal = Journal(life, identifiers)
-    open_transfers = OpenTransfers()
-    drives = Drives(alerts, crashes_most=settings.poison_crashes_most)
-    waiting_most = 2 * settings.open_transfers_most
-    submitter = Submitter(ledger, alerts, waiting_most=waiting_most, known_accounts_most=settings.known_accounts_most)
-
-    def requeue(transfer: OpenTransfer) -> None:
-        try:
-            pool.tell_nowait(transfer.intent.user_id, transfer, admitted=True)
-        except PoolClosed:
-            transfer.leave()  # the next life finds its intent
-
-    completion = Completion(open_transfers, journal, requeue)
-    recorder = Recorder(records, journal, alerts, ended=completion.ended, clock_ms=_now_ms, waiting_most=waiting_most)
-    endings = Endings(
-        submitter=submitter, recorder=recorder, ledger=ledger, records=records, alerts=alerts, close=completion.close
-    )
-    coordinator = Coordinator(
-        submitter=submitter,
-        recorder=recorder,
-        endings=endings,
-        lease=lease,
-        alerts=alerts,
-        service_timeout_ms=settings.service_timeout_ms,
-        replay_gap_ms=settings.replay_gap_ms,
-        drive_soon=drives.start,
-    )
-
-    async def set_aside(_user_id: int, transfer: OpenTransfer, error: BaseException) -> None:
-        drives.set_aside(transfer, error)
-        if transfer.custody is Custody.QUEUED:
-            transfer.leave()
-            transfer.release()
-
-    pool: ActorPool[int, OpenTransfer] = ActorPool(
-        "users",
-        coordinator.handle,
-        mailbox_capacity=settings.mailbox_capacity,
-        batch_most=settings.user_batch_most,
-        idle_ms=settings.idle_ms,
-        poison=set_aside,
-        crashes_most=settings.poison_crashes_most,
-    )
-    replays = Replays(
-        open_transfers=open_transfers,
-        coordinator=coordinator,
-        drives=drives,
-        recorder=recorder,
-        journal=journal,
-        alerts=alerts,
-        settings=settings,
-        clock_ms=_now_ms,
-    )
-    deadlines = Deadlines(settings.deadline_ms)
-    scanner = Scanner("scanner", replays.scan, settings.scan_interval_ms)
-    heartbeat = Heartbeat(
-        store=records,
-        life=life,
-        generator=identifiers,
-        journal=journal,
-        lease=lease,
-        alerts=alerts,
-        clock_ms=_now_ms,
-        ahead_ms=settings.ceiling_ahead_ms,
-    )
-    supervisor = Supervisor(
-        "engine",
-        [
-            ChildSpec("heartbeat", heartbeat.run),
-            ChildSpec("deadlines", deadlines.run),
-            ChildSpec("recorder", recorder.commits.run, drain=recorder.commits.wait_drained),
-            ChildSpec("submitter", submitter.transfers.run, drain=submitter.transfers.wait_drained),
-            ChildSpec("account opener", submitter.accounts.run, drain=submitter.accounts.wait_drained),
-            ChildSpec("drives", drives.run, drain=drives.wait_drained),
-            ChildSpec("scanner", scanner.run),
-            ChildSpec("users", pool.run, drain=pool.wait_drained),
-        ],
-        backoff=Backoff(first_ms=10, most_ms=1_000),
-        on_crash=lambda name, error: alerts.critical("actor_crashed", actor=name, error=repr(error)),
-    )
-    engine = Engine(
-        Parts(
-            settings=settings,
-            assets={asset.asset_id: asset.asset() for asset in settings.assets},
-            registry=registry,
-            ledger=ledger,
-            records=records,
-            open_transfers=open_transfers,
-            journal=journal,
-            submitter=submitter,
-            recorder=recorder,
-            drives=drives,
-            pool=pool,
-            scanner=scanner,
-            resolver=Resolver(coordinator=coordinator, endings=endings, submitter=submitter, ledger=ledger),
-            admission=Admission(
-                registry=registry,
-                assets={asset.asset_id: asset.asset() for asset in settings.assets},
-                open_transfers=open_transfers,
-                open_transfers_most=settings.open_transfers_most,
-                pool=pool,
-                identifiers=identifiers,
-                backends={"ledger": submitter.health, "record store": recorder.health},
-                clock_ms=_now_ms,
-            ),
-            completion=completion,
-            deadlines=deadlines,
-            supervisor=supervisor,
-            alerts=alerts,
-        )
-    )
-    unfinished = await find_unfinished(
-        store=records, shard=life.node, journal=journal, registry=registry, alerts=alerts
-    )
-    completion.recovered = len(unfinished.transfers)
-    completion.wait_behind(unfinished.behind)
-    for transfer in unfinished.transfers:
-        open_transfers.add(transfer)
-        if transfer.custody is Custody.QUEUED:
-            requeue(transfer)
-    if unfinished.transfers:
-        scanner.kick()
-
+    parts = wire(settings, registry, ledger, records, life, identifiers)
+    await _take_up_unfinished(parts, life.node)
+    engine = Engine(parts)
     async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
+        await nursery.start(parts.supervisor.run)
         try:
             yield engine
             engine.begin_shutdown()
-            pool.close()
-            await supervisor.shutdown(deadline_ms=settings.shutdown_ms)
+            parts.pool.close()
+            await parts.supervisor.shutdown(deadline_ms=settings.shutdown_ms)
         finally:
             engine.begin_shutdown()
-            for transfer in open_transfers:
+            for transfer in parts.open_transfers:
                 transfer.release()
             nursery.cancel_scope.cancel()
             with bounded_cleanup(_LAST_WORDS_MS):
-                await heartbeat.beat()
+                await parts.heartbeat.beat()
+
+
+async def _take_up_unfinished(parts: Parts, shard: int) -> None:
+    """Put what former lives left into its users' mailboxes, before anything new can be."""
+    unfinished = await find_unfinished(
+        store=parts.records, shard=shard, journal=parts.journal, registry=parts.registry, alerts=parts.alerts
+    )
+    parts.completion.recovered = len(unfinished.transfers)
+    parts.completion.wait_behind(unfinished.behind)
+    for transfer in unfinished.transfers:
+        parts.open_transfers.add(transfer)
+        if transfer.custody is Custody.QUEUED:
+            parts.pool.tell_nowait(transfer.intent.user_id, transfer, admitted=True)
+    if unfinished.transfers:
+        parts.scanner.kick()

@@ -25,6 +25,7 @@ from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.legs import owner_of
+from transfer_engine.engine.lives import Heartbeat
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
 from transfer_engine.engine.outcomes import (
     Balance,
@@ -74,7 +75,7 @@ class EngineStatistics(msgspec.Struct, frozen=True):
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """The parts that an engine is assembled from, see :func:`transfer_engine.engine.open_engine`."""
+    """The parts that an engine is assembled from, see :mod:`transfer_engine.engine.wiring`."""
 
     settings: Settings
     assets: Mapping[int, Asset]
@@ -92,6 +93,7 @@ class Parts(msgspec.Struct, frozen=True):
     admission: Admission
     completion: Completion
     deadlines: Deadlines
+    heartbeat: Heartbeat
     supervisor: Supervisor
     alerts: Alerts
 

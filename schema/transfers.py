@@ -5,6 +5,7 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
+
 from transfer_engine.schema.ids import fingerprint
 
 

@@ -60,7 +60,7 @@ class Core(Protocol):
 
     name: str
     freezes: bool
-    """Whether ``withdraw`` freezes until ``commit``; without a freeze ``commit`` is a no-op and ``rollback`` reverses."""
+    """Whether ``withdraw`` freezes until ``commit``; without a freeze ``commit`` is a no-op, ``rollback`` reverses."""
 
     async def withdraw(self, call: ServiceCall) -> Answer:
         """Take (or freeze) the amount from the user's account."""
@@ -79,7 +79,7 @@ class Core(Protocol):
         ...
 
     async def cancel(self, req_id: UUID) -> Answer:
-        """Fence a deposit that has not come. Success where it was refused or fenced before; Failed once it was taken."""
+        """Fence a deposit that has not come. Success where it was refused or fenced; Failed once taken."""
         ...
 
     async def query(self, req_id: UUID) -> Answer:

@@ -1,0 +1,171 @@
+"""How the parts of an engine are connected: who is handed what. No part looks for another one."""
+
+import time
+
+from transfer_engine.actors import ActorPool, Backoff, ChildSpec, PoolClosed, Scanner, Supervisor
+from transfer_engine.engine.admission import Admission
+from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.completion import Completion
+from transfer_engine.engine.coordinator import Coordinator
+from transfer_engine.engine.deadlines import Deadlines
+from transfer_engine.engine.drives import Drives
+from transfer_engine.engine.endings import Endings
+from transfer_engine.engine.engine import Parts
+from transfer_engine.engine.journal import Journal
+from transfer_engine.engine.ledger.protocol import Ledger
+from transfer_engine.engine.lives import Heartbeat, Lease
+from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
+from transfer_engine.engine.recorder import Recorder
+from transfer_engine.engine.records.protocol import Life, RecordStore
+from transfer_engine.engine.recovery import Replays
+from transfer_engine.engine.resolution import Resolver
+from transfer_engine.engine.services.registry import ServiceRegistry
+from transfer_engine.engine.settings import Settings
+from transfer_engine.engine.submitter import Submitter
+from transfer_engine.schema.ids import SnowflakeGenerator
+
+
+def now_ms() -> int:
+    """Return the wall clock, Unix ms."""
+    return time.time_ns() // 1_000_000
+
+
+def wire(
+    settings: Settings,
+    registry: ServiceRegistry,
+    ledger: Ledger,
+    records: RecordStore,
+    life: Life,
+    identifiers: SnowflakeGenerator,
+) -> Parts:
+    """Return the parts of an engine, connected; nothing runs yet."""
+    alerts, lease, open_transfers = Alerts(), Lease(), OpenTransfers()
+    journal = Journal(life, identifiers)
+    waiting_most = 2 * settings.open_transfers_most
+    drives = Drives(alerts, crashes_most=settings.poison_crashes_most)
+    submitter = Submitter(ledger, alerts, waiting_most=waiting_most, known_accounts_most=settings.known_accounts_most)
+
+    def requeue(transfer: OpenTransfer) -> None:
+        try:
+            pool.tell_nowait(transfer.intent.user_id, transfer, admitted=True)
+        except PoolClosed:
+            transfer.leave()  # the next life finds its intent
+
+    completion = Completion(open_transfers, journal, requeue)
+    recorder = Recorder(records, journal, alerts, ended=completion.ended, clock_ms=now_ms, waiting_most=waiting_most)
+    endings = Endings(
+        submitter=submitter, recorder=recorder, ledger=ledger, records=records, alerts=alerts, close=completion.close
+    )
+    coordinator = Coordinator(
+        submitter=submitter,
+        recorder=recorder,
+        endings=endings,
+        lease=lease,
+        alerts=alerts,
+        service_timeout_ms=settings.service_timeout_ms,
+        replay_gap_ms=settings.replay_gap_ms,
+        drive_soon=drives.start,
+    )
+    pool = _users(settings, coordinator, drives)
+    replays = Replays(
+        open_transfers=open_transfers,
+        coordinator=coordinator,
+        drives=drives,
+        recorder=recorder,
+        journal=journal,
+        alerts=alerts,
+        settings=settings,
+        clock_ms=now_ms,
+    )
+    heartbeat = Heartbeat(
+        store=records,
+        life=life,
+        generator=identifiers,
+        journal=journal,
+        lease=lease,
+        alerts=alerts,
+        clock_ms=now_ms,
+        ahead_ms=settings.ceiling_ahead_ms,
+    )
+    assets = {asset.asset_id: asset.asset() for asset in settings.assets}
+    admission = Admission(
+        registry=registry,
+        assets=assets,
+        open_transfers=open_transfers,
+        open_transfers_most=settings.open_transfers_most,
+        pool=pool,
+        identifiers=identifiers,
+        backends={"ledger": submitter.health, "record store": recorder.health},
+        clock_ms=now_ms,
+    )
+    scanner = Scanner("scanner", replays.scan, settings.scan_interval_ms)
+    deadlines = Deadlines(settings.deadline_ms)
+    return Parts(
+        settings=settings,
+        assets=assets,
+        registry=registry,
+        ledger=ledger,
+        records=records,
+        open_transfers=open_transfers,
+        journal=journal,
+        submitter=submitter,
+        recorder=recorder,
+        drives=drives,
+        pool=pool,
+        scanner=scanner,
+        resolver=Resolver(coordinator=coordinator, endings=endings, submitter=submitter, ledger=ledger),
+        admission=admission,
+        completion=completion,
+        deadlines=deadlines,
+        heartbeat=heartbeat,
+        supervisor=_supervisor(heartbeat, deadlines, recorder, submitter, drives, scanner, pool, alerts),
+        alerts=alerts,
+    )
+
+
+def _users(settings: Settings, coordinator: Coordinator, drives: Drives) -> ActorPool[int, OpenTransfer]:
+    """Return the users' actors; a transfer that crashes its handler too often is set aside, its callers answered."""
+
+    async def set_aside(_user_id: int, transfer: OpenTransfer, error: BaseException) -> None:
+        drives.set_aside(transfer, error)
+        if transfer.custody is Custody.QUEUED:
+            transfer.leave()
+            transfer.release()
+
+    return ActorPool(
+        "users",
+        coordinator.handle,
+        mailbox_capacity=settings.mailbox_capacity,
+        batch_most=settings.user_batch_most,
+        idle_ms=settings.idle_ms,
+        poison=set_aside,
+        crashes_most=settings.poison_crashes_most,
+    )
+
+
+def _supervisor(
+    heartbeat: Heartbeat,
+    deadlines: Deadlines,
+    recorder: Recorder,
+    submitter: Submitter,
+    drives: Drives,
+    scanner: Scanner,
+    pool: ActorPool[int, OpenTransfer],
+    alerts: Alerts,
+) -> Supervisor:
+    """Return the supervisor; its children stop in reverse, each drained before those that it hands work to."""
+    return Supervisor(
+        "engine",
+        [
+            ChildSpec("heartbeat", heartbeat.run),
+            ChildSpec("deadlines", deadlines.run),
+            ChildSpec("recorder", recorder.commits.run, drain=recorder.commits.wait_drained),
+            ChildSpec("submitter", submitter.transfers.run, drain=submitter.transfers.wait_drained),
+            ChildSpec("account opener", submitter.accounts.run, drain=submitter.accounts.wait_drained),
+            ChildSpec("drives", drives.run, drain=drives.wait_drained),
+            ChildSpec("scanner", scanner.run),
+            ChildSpec("users", pool.run, drain=pool.wait_drained),
+        ],
+        backoff=Backoff(first_ms=10, most_ms=1_000),
+        on_crash=lambda name, error: alerts.critical("actor_crashed", actor=name, error=repr(error)),
+    )
