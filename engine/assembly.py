@@ -1,7 +1,7 @@
 """`open_engine`: opens the backends, takes up what was unfinished, runs the engine, and takes it all apart again."""
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
@@ -110,13 +110,18 @@ async def _open_services(stack: AsyncExitStack, settings: Settings, cores: Seque
 
 @asynccontextmanager
 async def engine_on(
-    settings: Settings, registry: ServiceRegistry, ledger: Ledger, records: RecordStore
+    settings: Settings,
+    registry: ServiceRegistry,
+    ledger: Ledger,
+    records: RecordStore,
+    *,
+    clock_ms: Callable[[], int] = now_ms,
 ) -> AsyncIterator[Engine]:
-    """Run an engine on backends that are open; see :func:`open_engine`."""
+    """Run an engine on backends that are open; see :func:`open_engine`. ``clock_ms`` is the wall clock (Unix ms)."""
     life, identifiers = await begin_life(
-        records, node=settings.node, clock_ms=now_ms, ahead_ms=settings.ceiling_ahead_ms
+        records, node=settings.node, clock_ms=clock_ms, ahead_ms=settings.ceiling_ahead_ms
     )
-    parts = wire(settings, registry, ledger, records, life, identifiers)
+    parts = wire(settings, registry, ledger, records, life, identifiers, clock_ms)
     await _take_up_unfinished(parts, life.node)
     engine = Engine(parts)
     async with trio.open_nursery() as nursery:

@@ -1,6 +1,7 @@
 """How the parts of an engine are connected: who is handed what. No part looks for another one."""
 
 import time
+from collections.abc import Callable
 
 from transfer_engine.actors import ActorPool, Backoff, ChildSpec, PoolClosed, Scanner, Supervisor
 from transfer_engine.engine.admission import Admission
@@ -37,6 +38,7 @@ def wire(
     records: RecordStore,
     life: Life,
     identifiers: SnowflakeGenerator,
+    clock_ms: Callable[[], int],
 ) -> Parts:
     """Return the parts of an engine, connected; nothing runs yet."""
     alerts, lease, open_transfers = Alerts(), Lease(), OpenTransfers()
@@ -52,7 +54,7 @@ def wire(
             transfer.leave()  # the next life finds its intent
 
     completion = Completion(open_transfers, journal, requeue)
-    recorder = Recorder(records, journal, alerts, ended=completion.ended, clock_ms=now_ms, waiting_most=waiting_most)
+    recorder = Recorder(records, journal, alerts, ended=completion.ended, clock_ms=clock_ms, waiting_most=waiting_most)
     endings = Endings(
         submitter=submitter, recorder=recorder, ledger=ledger, records=records, alerts=alerts, close=completion.close
     )
@@ -75,7 +77,7 @@ def wire(
         journal=journal,
         alerts=alerts,
         settings=settings,
-        clock_ms=now_ms,
+        clock_ms=clock_ms,
     )
     heartbeat = Heartbeat(
         store=records,
@@ -84,7 +86,7 @@ def wire(
         journal=journal,
         lease=lease,
         alerts=alerts,
-        clock_ms=now_ms,
+        clock_ms=clock_ms,
         ahead_ms=settings.ceiling_ahead_ms,
     )
     assets = {asset.asset_id: asset.asset() for asset in settings.assets}
@@ -96,7 +98,7 @@ def wire(
         pool=pool,
         identifiers=identifiers,
         backends={"ledger": submitter.health, "record store": recorder.health},
-        clock_ms=now_ms,
+        clock_ms=clock_ms,
     )
     scanner = Scanner("scanner", replays.scan, settings.scan_interval_ms)
     deadlines = Deadlines(settings.deadline_ms)
