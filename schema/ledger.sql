@@ -1,7 +1,7 @@
 -- The embedded ledger's file. One writer; readers see whole batches (WAL).
 --
 -- Objects are keyed by their ledger timestamp (ns, strictly increasing), so accounts and transfers are only ever
--- appended. One tree per transfer is in the order of ids, and no other index is paid on the way in:
+-- appended. One tree is in the order of ids, filled in bulk, and no other index is paid for on the way in:
 --   * an account's transfers are a chain: each transfer row names the account's previous one, the balance row names
 --     the last, and `account_marks` holds every 32nd, so that a reader can enter the chain anywhere;
 --   * `user_data_128` is indexed only where it is not the transfer's own id with the low four bits cleared.
@@ -51,10 +51,17 @@ CREATE TABLE transfers (
 CREATE INDEX transfers_by_user_data_128 ON transfers (user_data_128)
     WHERE user_data_128 IS NOT NULL AND user_data_128 <> 0;
 
+-- The tree by id lags behind: ids whose timestamps are after `clock.ids_merged_until` may not be in it yet and are kept
+-- in memory, from the rows of `transfers` and `burnt_ids`.
 CREATE TABLE transfer_ids (
     id        BLOB PRIMARY KEY,
     timestamp INTEGER NOT NULL           -- negative: the id was refused for good then, and is burnt
 ) WITHOUT ROWID;
+
+CREATE TABLE burnt_ids (                 -- ids refused for good, as they were refused
+    timestamp INTEGER PRIMARY KEY,
+    id        BLOB NOT NULL
+);
 
 CREATE TABLE expiries (                  -- the holds that will expire
     expires_at INTEGER NOT NULL,         -- ns
@@ -79,6 +86,7 @@ CREATE TABLE account_balances (          -- after each transfer, for accounts wi
 ) WITHOUT ROWID;
 
 CREATE TABLE clock (
-    last_timestamp INTEGER NOT NULL      -- ns; written when the last event of a batch left no row of its own
+    last_timestamp   INTEGER NOT NULL,   -- ns; written when the last event of a batch left no row of its own
+    ids_merged_until INTEGER NOT NULL    -- ns
 );
-INSERT INTO clock VALUES (0);
+INSERT INTO clock VALUES (0, 0);

@@ -4,6 +4,7 @@ Plain state: accounts, transfers, burnt ids, and what a batch added. No rules, n
 through :meth:`Book.record_created` and friends, so that a broken chain can be taken back whole.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -248,6 +249,15 @@ class Book:
         if id not in self.burnt:
             self.burnt.add(id)
             self.burnt_now.append((id, timestamp))
+
+    def ids_by_time(self) -> Iterator[tuple[int, int]]:
+        """Return the ids of transfers that this batch used up, each with its timestamp, negative if it is burnt."""
+        if not self.burnt_now:
+            return ((transfer.id, transfer.timestamp) for transfer in self.created)
+        used = [(transfer.timestamp, transfer.id, transfer.timestamp) for transfer in self.created]
+        used += [(timestamp, burnt_id, -timestamp) for burnt_id, timestamp in self.burnt_now]
+        used.sort()
+        return ((one, signed) for _, one, signed in used)
 
     def record_created_account(self, account: AccountState) -> None:
         """Add an account."""

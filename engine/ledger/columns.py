@@ -8,7 +8,7 @@ read and written in few large steps, not in one step a row.
 import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 INTEGER_END: Final = 1 << 63
 """SQLite's integers end here; wider numbers are stored as 16 big-endian bytes."""
@@ -40,14 +40,14 @@ def from_wide(stored: int | bytes) -> int:
 
 
 class BulkInsert:
-    """``INSERT`` of many rows a step. The first column must never be NULL."""
+    """``INSERT`` of many rows a step. The first column must never be NULL. ``suffix``: order, conflicts."""
 
-    def __init__(self, table: str, columns: Sequence[str], *, on_conflict: str = "") -> None:
+    def __init__(self, table: str, columns: Sequence[str], *, suffix: str = "") -> None:
         self._width = len(columns)
         head = f"INSERT INTO {table} ({','.join(columns)})"
         row = f"({','.join('?' * self._width)})"
         self._statements = [
-            (rows, f"{head} SELECT * FROM (VALUES {','.join([row] * rows)}) WHERE column1 IS NOT NULL {on_conflict}")
+            (rows, f"{head} SELECT * FROM (VALUES {','.join([row] * rows)}) WHERE column1 IS NOT NULL {suffix}")
             for rows in _ROWS_A_STATEMENT
         ]
 
@@ -69,7 +69,7 @@ class BulkSelect:
     def __init__(self, statement: str) -> None:
         self._statements = [(keys, statement.format(keys=",".join("?" * keys))) for keys in _KEYS_A_STATEMENT]
 
-    def run(self, connection: sqlite3.Connection, keys: Sequence[Value]) -> Iterable[tuple[Value, ...]]:
+    def run(self, connection: sqlite3.Connection, keys: Sequence[Value]) -> Iterable[tuple[Any, ...]]:
         """Return the rows of all keys, in no order."""
         found = []
         position = 0

@@ -27,6 +27,7 @@ from tigerbeetle import (
 
 from transfer_engine.engine.ledger import queries, storage
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
+from transfer_engine.engine.ledger.recent_ids import IDS_MAX
 from transfer_engine.engine.ledger.wire import require_ids_fit
 from transfer_engine.engine.ledger.writer import ACCOUNTS_CACHED_MAX, LedgerWriter, WriterStatistics
 
@@ -38,7 +39,11 @@ _Event = TypeVar("_Event")
 
 @asynccontextmanager
 async def open_embedded_ledger(
-    path: Path, *, clock_ns: Callable[[], int] = time.time_ns, accounts_cached_max: int = ACCOUNTS_CACHED_MAX
+    path: Path,
+    *,
+    clock_ns: Callable[[], int] = time.time_ns,
+    accounts_cached_max: int = ACCOUNTS_CACHED_MAX,
+    recent_ids_max: int = IDS_MAX,
 ) -> AsyncIterator["EmbeddedLedger"]:
     """Open the ledger in this file, which is made if it is missing; close it at the end.
 
@@ -47,7 +52,13 @@ async def open_embedded_ledger(
     :class:`LedgerUnavailable` if it can't be opened or written. Cancellation while it opens leaves nothing open.
     """
     writer = await trio.to_thread.run_sync(
-        partial(LedgerWriter, path, clock_ns=clock_ns, accounts_cached_max=accounts_cached_max)
+        partial(
+            LedgerWriter,
+            path,
+            clock_ns=clock_ns,
+            accounts_cached_max=accounts_cached_max,
+            recent_ids_max=recent_ids_max,
+        )
     )
     ledger = EmbeddedLedger(path, writer)
     try:
@@ -94,7 +105,7 @@ class EmbeddedLedger:
     async def lookup_transfers(self, transfer_ids: Sequence[int]) -> list[Transfer]:
         """See :meth:`Ledger.lookup_transfers`."""
         require_ids_fit(transfer_ids)
-        return await self._read(queries.lookup_transfers, transfer_ids)
+        return await self._read(partial(queries.lookup_transfers, recent=self._writer.recent_ids), transfer_ids)
 
     async def get_account_transfers(self, account_filter: AccountFilter) -> list[Transfer]:
         """See :meth:`Ledger.get_account_transfers`."""
@@ -110,7 +121,7 @@ class EmbeddedLedger:
 
     async def query_transfers(self, query_filter: QueryFilter) -> list[Transfer]:
         """See :meth:`Ledger.query_transfers`."""
-        return await self._read(queries.query_transfers, query_filter)
+        return await self._read(partial(queries.query_transfers, recent=self._writer.recent_ids), query_filter)
 
     async def aclose(self) -> None:
         """Wait for the calls under way, then close the file. Later calls raise :class:`LedgerUnavailable`.

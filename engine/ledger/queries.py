@@ -23,6 +23,7 @@ from transfer_engine.engine.ledger.book import AccountState, TransferState
 from transfer_engine.engine.ledger.columns import from_wide, to_id, to_wide
 from transfer_engine.engine.ledger.flags import HISTORY, TIMESTAMP_MAX, U128_MAX
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX
+from transfer_engine.engine.ledger.recent_ids import RecentIds
 from transfer_engine.engine.ledger.storage import (
     ACCOUNT_COLUMNS,
     ACCOUNT_TABLES,
@@ -87,9 +88,9 @@ def lookup_accounts(connection: sqlite3.Connection, account_ids: Sequence[int]) 
     return [to_account(found[one]) for one in account_ids if one in found]
 
 
-def lookup_transfers(connection: sqlite3.Connection, transfer_ids: Sequence[int]) -> list[Transfer]:
+def lookup_transfers(connection: sqlite3.Connection, transfer_ids: Sequence[int], recent: RecentIds) -> list[Transfer]:
     """Return the transfers found, in the order asked; an id asked twice is answered twice."""
-    found, _burnt = load_transfers(connection, set(transfer_ids))
+    found, _burnt = load_transfers(connection, set(transfer_ids), recent)
     return [to_transfer(found[one]) for one in transfer_ids if one in found]
 
 
@@ -114,7 +115,7 @@ def query_accounts(connection: sqlite3.Connection, query_filter: QueryFilter) ->
     return [to_account(account_from_row(row)) for row in rows.fetchall()]
 
 
-def query_transfers(connection: sqlite3.Connection, query_filter: QueryFilter) -> list[Transfer]:
+def query_transfers(connection: sqlite3.Connection, query_filter: QueryFilter, recent: RecentIds) -> list[Transfer]:
     """Return transfers by timestamp.
 
     By ``user_data_128`` this is a lookup; without it, it reads all transfers of the time range.
@@ -131,21 +132,25 @@ def query_transfers(connection: sqlite3.Connection, query_filter: QueryFilter) -
     )
     wanted = query_filter.user_data_128
     if wanted:
-        own = "UNION ALL SELECT timestamp FROM transfer_ids WHERE id BETWEEN ? AND ? " if not wanted & LEG_MASK else ""
+        own = _own_transfers(connection, recent, wanted) if not wanted & LEG_MASK else []
         conditions += (
-            "AND (t.user_data_128 IS NULL OR t.user_data_128 = ?) AND t.timestamp IN ("
-            "SELECT timestamp FROM transfers WHERE user_data_128 IS NOT NULL AND user_data_128 <> 0 "
-            f"AND user_data_128 = ? {own})"
+            "AND t.timestamp IN (SELECT value FROM json_each(?) UNION ALL SELECT timestamp FROM transfers "
+            "WHERE user_data_128 IS NOT NULL AND user_data_128 <> 0 AND user_data_128 = ?) "
         )
-        values += [to_wide(wanted), to_wide(wanted)]
-        if own:
-            values += [to_id(wanted), to_id(wanted | LEG_MASK)]
+        values += [str(own), to_wide(wanted)]
     rows = connection.execute(
         f"SELECT {TRANSFER_COLUMNS} FROM {TRANSFER_TABLES} WHERE t.timestamp BETWEEN ? AND ? {conditions} "
         f"ORDER BY t.timestamp {descending} LIMIT ?",
         (lowest, highest, *values, query_filter.limit),
     )
     return [to_transfer(transfer_from_row(row)) for row in rows.fetchall()]
+
+
+def _own_transfers(connection: sqlite3.Connection, recent: RecentIds, user_data_128: int) -> list[int]:
+    """Return the timestamps of the transfers whose ``user_data_128`` is implied by their id."""
+    ids = range(user_data_128, user_data_128 + LEG_MASK + 1)
+    found, _burnt = load_transfers(connection, ids, recent)
+    return [one.timestamp for one in found.values() if one.user_data_128 == user_data_128]
 
 
 def get_account_transfers(connection: sqlite3.Connection, account_filter: AccountFilter) -> list[Transfer]:

@@ -27,6 +27,7 @@ from transfer_engine.engine.ledger.columns import (
 )
 from transfer_engine.engine.ledger.flags import NS_PER_S
 from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable
+from transfer_engine.engine.ledger.recent_ids import RecentIds
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x54_45_4C_31  # "TEL1": tells our file from any other SQLite file
@@ -75,7 +76,7 @@ _balance_columns = (
 _upsert_balances = BulkInsert(
     "balances",
     ("account", *_balance_columns),
-    on_conflict="ON CONFLICT (account) DO UPDATE SET "
+    suffix="ON CONFLICT (account) DO UPDATE SET "
     + ", ".join(f"{column} = excluded.{column}" for column in _balance_columns),
 )
 _insert_transfers = BulkInsert(
@@ -98,7 +99,13 @@ _insert_transfers = BulkInsert(
         "credit_previous",
     ),
 )
-_insert_ids = BulkInsert("transfer_ids", ("id", "timestamp"))
+_insert_ids = BulkInsert(
+    # In the tree's order. Some may be there already, if the file was closed after their merge.
+    "transfer_ids",
+    ("id", "timestamp"),
+    suffix="ORDER BY column1 ON CONFLICT DO NOTHING",
+)
+_insert_burnt = BulkInsert("burnt_ids", ("timestamp", "id"))
 _insert_expiries = BulkInsert("expiries", ("expires_at", "transfer"))
 _insert_marks = BulkInsert("account_marks", ("account", "transfer"))
 _insert_account_balances = BulkInsert(
@@ -217,10 +224,26 @@ def _verify_or_create(connection: sqlite3.Connection, path: Path) -> None:
 def load_last_timestamp(connection: sqlite3.Connection) -> int:
     """Return the latest timestamp that the file knows (ns)."""
     (timestamp,) = connection.execute(
-        "SELECT max((SELECT last_timestamp FROM clock), "
-        "coalesce((SELECT max(timestamp) FROM accounts), 0), coalesce((SELECT max(timestamp) FROM transfers), 0))"
+        "SELECT max((SELECT last_timestamp FROM clock), coalesce((SELECT max(timestamp) FROM accounts), 0), "
+        "coalesce((SELECT max(timestamp) FROM transfers), 0))"
     ).fetchone()
     return int(timestamp)
+
+
+def load_recent_ids(connection: sqlite3.Connection, recent: RecentIds) -> None:
+    """Fill in the ids that are not in the tree yet."""
+    rows = connection.execute(
+        "WITH mark AS (SELECT ids_merged_until AS until FROM clock) "
+        "SELECT id, timestamp AS moment, timestamp FROM transfers, mark WHERE timestamp > until UNION ALL "
+        "SELECT id, timestamp, -timestamp FROM burnt_ids, mark WHERE timestamp > until ORDER BY moment"
+    )
+    recent.add((from_id(row[0]), row[2]) for row in rows)
+
+
+def merge_ids(connection: sqlite3.Connection, ids: list[tuple[int, int]], complete_until: int) -> None:
+    """Put ids into the tree, inside the transaction that the caller has begun, and note how far it is complete."""
+    _insert_ids.run(connection, [value for one, timestamp in ids for value in (one.to_bytes(16, "big"), timestamp)])
+    connection.execute("UPDATE clock SET ids_merged_until = ?", (complete_until,))
 
 
 def load_next_expiry(connection: sqlite3.Connection) -> int | None:
@@ -244,13 +267,24 @@ def load_due_holds(connection: sqlite3.Connection, now_ns: int, limit: int) -> l
     return _stored(map(transfer_from_row, rows))
 
 
-def load_transfers(connection: sqlite3.Connection, ids: Iterable[int]) -> tuple[dict[int, TransferState], set[int]]:
+def load_transfers(
+    connection: sqlite3.Connection, ids: Iterable[int], recent: RecentIds
+) -> tuple[dict[int, TransferState], set[int]]:
     """Return those of the transfers that exist, and those of the ids that are burnt."""
     burnt = set()
     timestamps: list[Value] = []
-    for stored_id, timestamp in _select_ids.run(connection, [to_id(one) for one in ids]):
-        if timestamp < 0:  # type: ignore[operator]
-            burnt.add(from_id(stored_id))  # type: ignore[arg-type]
+    elsewhere: list[Value] = []
+    for transfer_id in ids:
+        moment = recent.get(transfer_id)
+        if moment is None:
+            elsewhere.append(transfer_id.to_bytes(16, "big"))
+        elif moment < 0:
+            burnt.add(transfer_id)
+        else:
+            timestamps.append(moment)
+    for stored_id, timestamp in _select_ids.run(connection, elsewhere):
+        if timestamp < 0:
+            burnt.add(from_id(stored_id))
         else:
             timestamps.append(timestamp)
     found = _stored(map(transfer_from_row, _select_transfers.run(connection, timestamps)))
@@ -295,8 +329,8 @@ def save(connection: sqlite3.Connection, book: Book, last_timestamp: int) -> Non
     if book.burnt_now:
         values = []
         for burnt_id, timestamp in book.burnt_now:
-            values += (to_id(burnt_id), -timestamp)
-        _insert_ids.run(connection, values)
+            values += (timestamp, to_id(burnt_id))
+        _insert_burnt.run(connection, values)
     if book.marks:
         _insert_marks.run(connection, [value for mark in book.marks for value in mark])
     if book.balances:
@@ -315,12 +349,10 @@ def _save_transfers(connection: sqlite3.Connection, book: Book) -> None:
     accounts = book.accounts
     transfers = book.transfers
     rows: list[Value] = []
-    ids: list[Value] = []
     settled: dict[int, list[int]] = {}
     expiries: list[Value] = []
     for one in book.created:
         timestamp = one.timestamp
-        stored_id = one.id.to_bytes(16, "big")
         amount = one.amount
         user_data_128 = one.user_data_128
         user_data_64 = one.user_data_64
@@ -336,7 +368,7 @@ def _save_transfers(connection: sqlite3.Connection, book: Book) -> None:
             expiries += (expires_at(one), timestamp)
         rows += (
             timestamp,
-            stored_id,
+            one.id.to_bytes(16, "big"),
             accounts[one.debit_account_id].timestamp,
             accounts[one.credit_account_id].timestamp,
             amount if amount < 1 << 63 else to_wide(amount),
@@ -351,9 +383,7 @@ def _save_transfers(connection: sqlite3.Connection, book: Book) -> None:
             one.debit_previous,
             one.credit_previous,
         )
-        ids += (stored_id, timestamp)
     _insert_transfers.run(connection, rows)
-    _insert_ids.run(connection, ids)
     _insert_expiries.run(connection, expiries)
     for status, holds in settled.items():
         _save_status(connection, status, holds)

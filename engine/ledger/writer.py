@@ -16,6 +16,7 @@ from transfer_engine.engine.ledger import storage
 from transfer_engine.engine.ledger.batch import apply_accounts, apply_transfers
 from transfer_engine.engine.ledger.book import AccountState, Book, TransferState
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, LedgerUnavailable
+from transfer_engine.engine.ledger.recent_ids import RecentIds
 from transfer_engine.engine.ledger.transfer_rules import expire
 from transfer_engine.engine.ledger.wire import require_accounts_fit, require_transfers_fit
 
@@ -70,8 +71,12 @@ class _AccountCache:
 class LedgerWriter:
     """Owns the writing connection, the clock and the cache of accounts."""
 
-    def __init__(self, path: Path, *, clock_ns: Callable[[], int], accounts_cached_max: int) -> None:
+    def __init__(
+        self, path: Path, *, clock_ns: Callable[[], int], accounts_cached_max: int, recent_ids_max: int
+    ) -> None:
         self._path = path
+        self._recent_ids_max = recent_ids_max
+        self.recent_ids = RecentIds(recent_ids_max)
         self._clock_ns = clock_ns
         self._accounts = _AccountCache(accounts_cached_max)
         self._connection: sqlite3.Connection | None = None
@@ -132,14 +137,22 @@ class LedgerWriter:
         timestamp_first = max(self._last_timestamp + 1, self._clock_ns())
         timestamp_last = timestamp_first + count - 1
 
+        merged: list[tuple[int, int]] = []
+
         def work(connection: sqlite3.Connection) -> tuple[Book, list[_Result]]:
             book, results = apply(connection, timestamp_first)
             storage.save(connection, book, timestamp_last)
+            merged.extend(self.recent_ids.due(len(book.created) + len(book.burnt_now)))
+            if merged:
+                complete_until = self.recent_ids.complete_until(merged, timestamp_first - 1)
+                storage.merge_ids(connection, merged, complete_until)
             return book, results
 
         book, results = self._in_transaction(work)
-        # Answered and durable from here on.
+        # Durable from here on, and so are the memory's copies.
         self._last_timestamp = timestamp_last
+        self.recent_ids.remove(merged)
+        self.recent_ids.add(book.ids_by_time())
         for account in book.accounts_created:
             self._accounts.put(account)
         for transfer in book.created:
@@ -165,7 +178,7 @@ class LedgerWriter:
     def _load_book(self, connection: sqlite3.Connection, transfers: Sequence[Transfer]) -> Book:
         ids = {transfer.id for transfer in transfers}
         ids.update([transfer.pending_id for transfer in transfers])
-        found, burnt = storage.load_transfers(connection, ids)
+        found, burnt = storage.load_transfers(connection, ids, self.recent_ids)
         account_ids = _accounts_of(transfers)
         if found:
             account_ids |= _accounts_of(found.values())
@@ -211,6 +224,8 @@ class LedgerWriter:
             try:
                 self._last_timestamp = max(self._last_timestamp, storage.load_last_timestamp(connection))
                 self._next_expiry = storage.load_next_expiry(connection)
+                self.recent_ids = RecentIds(self._recent_ids_max)
+                storage.load_recent_ids(connection, self.recent_ids)
             except sqlite3.Error as error:
                 connection.close()
                 raise storage.translate(error, self._path) from error
