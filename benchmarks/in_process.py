@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from transfer_engine.engine import Engine, Settings, open_engine
+from transfer_engine.engine.audit import AuditReport
 
 AMOUNT = 1
 ASSET_ID = 1
@@ -130,8 +131,24 @@ def sqlite_floor(events: int = 40_000, group: int = 1_000) -> float:
     return events / seconds
 
 
-async def run_in_process(*, transfers: int, users: int, in_flight: int, keyed: bool) -> list[Result]:
-    """Run the many-users and the hot-user loops on a fresh embedded engine."""
+def check_books(report: AuditReport) -> None:
+    """Print the audit's verdict; a run whose books don't hold is no run.
+
+    Raises:
+        SystemExit: an invariant is broken.
+    """
+    verdict = "hold" if report.holds else "ARE BROKEN"
+    print(f"books: I1, I2, I3, I7 {verdict} over {report.ledger_transfers:,} ledger transfers")
+    if not report.holds:
+        for finding in report.findings:
+            print(f"  {finding.invariant}: {finding.what}")
+        raise SystemExit(1)
+
+
+async def run_in_process(
+    *, transfers: int, users: int, in_flight: int, keyed: bool
+) -> tuple[list[Result], AuditReport]:
+    """Run the many-users and the hot-user loops on a fresh embedded engine, then audit its books."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
         async with open_engine(Settings(data_dir=Path(folder))) as engine:
@@ -153,4 +170,5 @@ async def run_in_process(*, transfers: int, users: int, in_flight: int, keyed: b
                     keyed=keyed,
                 )
             )
-    return results
+            report = await engine.audit()
+    return results, report

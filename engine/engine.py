@@ -19,6 +19,7 @@ from transfer_engine.actors import (
 )
 from transfer_engine.engine.admission import Admission
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.audit import AuditReport, audit
 from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.deadlines import Deadlines
 from transfer_engine.engine.drives import Drives
@@ -340,6 +341,14 @@ class Engine:
             scanner=parts.scanner.statistics(),
             supervisor=parts.supervisor.statistics(),
         )
+
+    async def audit(self) -> AuditReport:
+        """Check the invariants from the ledger's own books and compare them with the records.
+
+        For an engine at rest: what moves meanwhile would be reported. Cancellation leaves nothing behind.
+        """
+        parts = self._parts
+        return await audit(parts.ledger, parts.records, parts.registry, is_healed=not parts.open_transfers)
 
     def begin_shutdown(self) -> None:
         """Take no more transfers; leaving the engine's context then drains what is under way."""

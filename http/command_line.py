@@ -94,3 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """Run the command that the process was started with, and exit."""
     sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()
