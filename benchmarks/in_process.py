@@ -165,7 +165,7 @@ async def run_in_process(
                     engine,
                     name="one hot user",
                     users=range(1, 2),
-                    in_flight=in_flight,
+                    in_flight=min(in_flight, engine.settings.mailbox_capacity),
                     transfers=transfers,
                     keyed=keyed,
                 )
