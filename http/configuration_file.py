@@ -60,7 +60,7 @@ def read_configuration_file(path: Path) -> ConfigurationFile:
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:
-        raise ConfigurationError(f"{path}:{_line_of_fault(loader, root)}: not YAML: {error}") from None
+        raise ConfigurationError(f"{path}:{_line_of_fault(root)}: not YAML: {error}") from None
     except RecursionError:
         raise ConfigurationError(f"{path}: nested too deeply") from None
     if data is None:
@@ -108,12 +108,13 @@ def _refuse_duplicates(path: Path, root: yaml.Node | None) -> None:
                 lines[name] = line
 
 
-def _line_of_fault(loader: yaml.SafeLoader, root: yaml.Node | None) -> int:
+def _line_of_fault(root: yaml.Node | None) -> int:
     """Return the line of a scalar that looks like a date or number and is none: its error has no mark."""
+    constructor = yaml.constructor.SafeConstructor()
     for node in _nodes(root):
         if isinstance(node, yaml.ScalarNode):
             try:
-                loader.construct_object(node)
+                constructor.construct_object(node)
             except ValueError:
                 return int(node.start_mark.line) + 1
     return 1

@@ -1,5 +1,6 @@
 """A running engine, as the command line sees it: requests by httpx, errors as one line and an exit code."""
 
+import time
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
@@ -24,11 +25,24 @@ Answer = TypeVar("Answer", bound=msgspec.Struct)
 _TIMEOUT_S: Final = 30.0
 """Far beyond the engine's own deadline: it answers ``pending`` long before."""
 
+_PATIENCE_S: Final = 15.0
+"""How long an operator's decision waits until the engine lets go of the transfer: longer than a core's time-out."""
+
+_PAUSE_S: Final = 0.05
+
 
 class Unreachable(click.ClickException):
     """The engine did not answer."""
 
     exit_code = 3
+
+
+class RefusedRemotely(click.ClickException):
+    """The engine refused; ``is_retryable`` says that the same request may succeed later."""
+
+    def __init__(self, problem: ProblemDetails) -> None:
+        super().__init__(f"{problem.detail} ({problem.code})")
+        self.is_retryable = problem.retryable
 
 
 class KnownAsset(Asset, frozen=True):
@@ -93,9 +107,16 @@ class Remote:
         return self._ask("GET", f"/api/v1/balances/{user_id}", BalancesResponse).balances
 
     def resolve(self, req_id: str, action: str) -> ResolveResponse:
-        """Carry an operator's decision out."""
+        """Carry an operator's decision out; while the engine itself is at the transfer, try again for a while."""
         path = f"/api/v1/admin/transfers/{quote(req_id, safe='')}/resolve"
-        return self._ask("POST", path, ResolveResponse, body={"action": action})
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._ask("POST", path, ResolveResponse, body={"action": action})
+            except RefusedRemotely as refused:
+                if not refused.is_retryable or time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE_S)
 
     def _ask(
         self,
@@ -125,4 +146,4 @@ class Remote:
             raise Unreachable(
                 f"{self._url} answered {response.status_code}, but not like a transfer engine: check --url"
             ) from None
-        raise click.ClickException(f"{problem.detail} ({problem.code})")
+        raise RefusedRemotely(problem)

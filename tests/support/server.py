@@ -115,7 +115,7 @@ def start_server(
     line = _first_line(process)
     if not line.startswith(READY):
         process.kill()
-        process.wait()
+        process.communicate()
         raise AssertionError(f"the server did not start: {line!r}\n{log.read_text()}")
     return Server(process, line.removeprefix(READY).strip(), log)
 
