@@ -124,6 +124,7 @@ async def engine_on(
     parts = wire(settings, registry, ledger, records, life, identifiers, clock_ms)
     await _take_up_unfinished(parts, life.node)
     engine = Engine(parts)
+    fault: Exception | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(parts.supervisor.run)
         try:
@@ -131,13 +132,17 @@ async def engine_on(
             engine.begin_shutdown()
             parts.pool.close()
             await parts.supervisor.shutdown(deadline_ms=settings.shutdown_ms)
+        except Exception as error:  # noqa: BLE001  the embedder's own, and not for the nursery to wrap
+            fault = error
         finally:
             engine.begin_shutdown()
             for transfer in parts.open_transfers:
                 transfer.release()
             nursery.cancel_scope.cancel()
             with bounded_cleanup(_LAST_WORDS_MS):
-                await parts.heartbeat.beat()
+                await parts.heartbeat.try_beat()
+    if fault is not None:
+        raise fault
 
 
 async def _take_up_unfinished(parts: Parts, shard: int) -> None:

@@ -5,7 +5,8 @@ followed to its end, and each row is held against that. Memory is bounded by the
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -86,12 +87,13 @@ class _Audit:
 
     async def follow_transfers(self) -> None:
         """Add up every transfer of the books, and hold each end against its row."""
-        async for page in _pages(self.ledger):
-            ended: dict[int, tuple[_Hold, bool]] = {}
-            for transfer in page:
-                self.ledger_transfers += 1
-                self._follow(transfer, ended)
-            await self._compare(ended)
+        async with aclosing(_pages(self.ledger)) as pages:
+            async for page in pages:
+                ended: dict[int, tuple[_Hold, bool]] = {}
+                for transfer in page:
+                    self.ledger_transfers += 1
+                    self._follow(transfer, ended)
+                await self._compare(ended)
 
     def _follow(self, transfer: Transfer, ended: dict[int, tuple[_Hold, bool]]) -> None:
         req_id, leg = transfer.id & ~LEG_MAX, transfer.id & LEG_MAX
@@ -154,12 +156,13 @@ class _Audit:
         """I1: all balances sum to zero, none of a user's is below it, and they are what the transfers add up to."""
         posted: defaultdict[int, int] = defaultdict(int)
         pending: defaultdict[int, int] = defaultdict(int)
-        async for page in _account_pages(self.ledger):
-            for account in page:
-                self.account_count += 1
-                posted[account.ledger] += account.credits_posted - account.debits_posted
-                pending[account.ledger] += account.credits_pending - account.debits_pending
-                self._check_account(account)
+        async with aclosing(_account_pages(self.ledger)) as pages:
+            async for page in pages:
+                for account in page:
+                    self.account_count += 1
+                    posted[account.ledger] += account.credits_posted - account.debits_posted
+                    pending[account.ledger] += account.credits_pending - account.debits_pending
+                    self._check_account(account)
         for asset_id in posted:
             if posted[asset_id] or pending[asset_id]:
                 self.found("I1", f"asset {asset_id}: balances sum to {posted[asset_id]}, pending {pending[asset_id]}")
@@ -242,14 +245,14 @@ def _filter(timestamp_min: int) -> QueryFilter:
     )
 
 
-async def _pages(ledger: Ledger) -> AsyncIterator[list[Transfer]]:
+async def _pages(ledger: Ledger) -> AsyncGenerator[list[Transfer], None]:
     after = 0
     while page := await ledger.query_transfers(_filter(after)):
         yield page
         after = page[-1].timestamp + 1
 
 
-async def _account_pages(ledger: Ledger) -> AsyncIterator[list[Account]]:
+async def _account_pages(ledger: Ledger) -> AsyncGenerator[list[Account], None]:
     after = 0
     while page := await ledger.query_accounts(_filter(after)):
         yield page

@@ -74,13 +74,17 @@ class Heartbeat:
         task_status.started()
         while True:
             await trio.sleep(self._ahead_ms / HEARTBEATS_IN_CEILING / 1000)
-            try:
-                await self.beat()
-            except RecordsUnavailable as error:
-                self._alerts.critical("heartbeat_failed", error=str(error))
-            except ClaimLost as error:
-                self._lease.lose()
-                self._alerts.critical("claim_lost", error=str(error))
+            await self.try_beat()
+
+    async def try_beat(self) -> None:
+        """Beat once; a store that does not answer, or a claim that is lost, is an alert and no more."""
+        try:
+            await self.beat()
+        except RecordsUnavailable as error:
+            self._alerts.critical("heartbeat_failed", error=str(error))
+        except ClaimLost as error:
+            self._lease.lose()
+            self._alerts.critical("claim_lost", error=str(error))
 
     async def beat(self) -> None:
         """Raise the ceiling and the mark once.

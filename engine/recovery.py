@@ -5,6 +5,7 @@ It resubmits; it never looks up and concludes. What a transfer's end is, the led
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import aclosing
 from functools import partial
 
 import msgspec
@@ -16,7 +17,7 @@ from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
 from transfer_engine.engine.recorder import Recorder
-from transfer_engine.engine.records.protocol import RecordsDamaged, RecordStore
+from transfer_engine.engine.records.protocol import JournalBlob, RecordsDamaged, RecordStore
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.settings import Settings
 from transfer_engine.schema.transfers import Intent, TransferRecord, TransferState, decode_intents
@@ -45,31 +46,38 @@ async def find_unfinished(
     found: dict[tuple[int, int], OpenTransfer] = {}
     by_key: defaultdict[int, list[OpenTransfer]] = defaultdict(list)
     mark = await store.low_water_mark(shard)
-    async for blob in store.read_journal(shard, from_bucket=mark):
-        try:
-            intents = decode_intents(blob.body)
-        except msgspec.MsgspecError as error:
-            raise RecordsDamaged(
-                f"journal blob (shard {blob.shard}, bucket {blob.bucket}, sequence {blob.sequence}) is damaged: {error}"
-            ) from error
-        records = await store.get_many([int.from_bytes(intent.req_id) for intent in intents])
-        for intent in intents:
-            req_id = int.from_bytes(intent.req_id)
-            record = records.get(req_id)
-            if (record is not None and record.state.is_terminal) or (req_id, intent.fingerprint) in found:
-                continue
-            transfer = _reopen(req_id, intent, record, registry)
-            if transfer is None:
-                journal.pin(blob.bucket)
-                alerts.critical("unknown_service", req_id=f"{req_id:#x}", source=intent.source, target=intent.target)
-                continue
-            journal.found(transfer, blob.bucket)
-            found[req_id, intent.fingerprint] = transfer
-            by_key[req_id].append(transfer)
+    async with aclosing(store.read_journal(shard, from_bucket=mark)) as blobs:
+        async for blob in blobs:
+            intents = _intents(blob)
+            records = await store.get_many([int.from_bytes(intent.req_id) for intent in intents])
+            for intent in intents:
+                req_id = int.from_bytes(intent.req_id)
+                record = records.get(req_id)
+                if (record is not None and record.state.is_terminal) or (req_id, intent.fingerprint) in found:
+                    continue
+                transfer = _reopen(req_id, intent, record, registry)
+                if transfer is None:
+                    journal.pin(blob.bucket)
+                    alerts.critical(
+                        "unknown_service", req_id=f"{req_id:#x}", source=intent.source, target=intent.target
+                    )
+                    continue
+                journal.found(transfer, blob.bucket)
+                found[req_id, intent.fingerprint] = transfer
+                by_key[req_id].append(transfer)
     return Unfinished(
         transfers=[transfers[0] for transfers in by_key.values()],
         behind={req_id: transfers[1:] for req_id, transfers in by_key.items() if len(transfers) > 1},
     )
+
+
+def _intents(blob: JournalBlob) -> list[Intent]:
+    try:
+        return decode_intents(blob.body)
+    except msgspec.MsgspecError as error:
+        raise RecordsDamaged(
+            f"journal blob (shard {blob.shard}, bucket {blob.bucket}, sequence {blob.sequence}) is damaged: {error}"
+        ) from error
 
 
 def _reopen(

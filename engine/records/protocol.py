@@ -1,6 +1,6 @@
 """What the engine asks of a record store: lives and their claims, the intents journal, transfer rows, history."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -95,8 +95,8 @@ class RecordStore(Protocol):
         """
         ...
 
-    def read_journal(self, shard: int, *, from_bucket: int) -> AsyncIterator[JournalBlob]:
-        """Yield the blobs of a shard from a bucket on, by (bucket, sequence)."""
+    def read_journal(self, shard: int, *, from_bucket: int) -> AsyncGenerator[JournalBlob, None]:
+        """Yield the blobs of a shard from a bucket on, by (bucket, sequence). Close it (``aclosing``) when done."""
         ...
 
     async def low_water_mark(self, shard: int) -> int:

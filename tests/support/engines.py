@@ -1,0 +1,266 @@
+"""Backends that outlive engines, engines on them, clients that write down what they were told, and the examiner."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+import trio
+from trio.testing import MockClock
+
+from support.inline_core import InlineCore
+from support.inline_ledger import InlineLedger
+from support.memory_records import MemoryRecords
+from support.wire import Wire, WiredCore, WiredLedger, WiredRecords
+from transfer_engine.engine.assembly import engine_on
+from transfer_engine.engine.audit import audit
+from transfer_engine.engine.engine import Engine
+from transfer_engine.engine.legs import account_id
+from transfer_engine.engine.outcomes import KeyReused, Overloaded, Refused, TransferOutcome
+from transfer_engine.engine.records.protocol import RecordsUnavailable
+from transfer_engine.engine.services.registry import EXTERNAL, Service, ServiceKind, ServiceRegistry
+from transfer_engine.engine.services.simulated_books import OperationState
+from transfer_engine.engine.settings import DEFAULT_SERVICES, EXTERNAL_CODE, ServiceSettings, Settings
+from transfer_engine.schema.transfers import TransferRecord, TransferState, TransferStatus
+
+BORN_MS = 1_790_000_000_000
+"""The wall clock (Unix ms) at the beginning of every test's loop."""
+
+FREEZING = "matching"
+DIRECT = "bank"
+"""The core without a freeze."""
+
+CORE_CODES = {FREEZING: 100, DIRECT: 101}
+PAIRS = {
+    "wallet->wallet": ("funding", "trading"),
+    "wallet->core": ("funding", FREEZING),
+    "wallet->core without freeze": ("funding", DIRECT),
+    "core->wallet": (FREEZING, "funding"),
+    "core without freeze->wallet": (DIRECT, "funding"),
+    "core->core": (FREEZING, DIRECT),
+    "core without freeze->core": (DIRECT, FREEZING),
+}
+SETTINGS = Settings(
+    services=(
+        *DEFAULT_SERVICES,
+        *(ServiceSettings(name=name, code=code, kind="core") for name, code in CORE_CODES.items()),
+    )
+)
+_UNTOUCHED_SOURCE = {None, OperationState.REFUSED, OperationState.FENCED, OperationState.ROLLED_BACK}
+_UNTOUCHED_TARGET = {None, OperationState.REFUSED, OperationState.FENCED}
+
+
+def now_ms() -> int:
+    """Return the wall clock (Unix ms): trio's, so that tests own it."""
+    return BORN_MS + int(trio.current_time() * 1000)
+
+
+class Told:
+    """What a client asked and what it was told; ``answer`` is None while it was told nothing."""
+
+    def __init__(self, **asked: Any) -> None:
+        self.asked = asked
+        self.answer: TransferOutcome | Refused | None = None
+
+    def __repr__(self) -> str:
+        return f"<Told {self.asked}: {self.answer!r}>"
+
+    @property
+    def outcome(self) -> TransferOutcome:
+        """The outcome, where it is one."""
+        assert isinstance(self.answer, TransferOutcome), self.answer
+        return self.answer
+
+
+class World:
+    """A ledger, a record store and two cores that outlive engines. Made inside of a trio loop."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = SETTINGS.model_copy(update=settings)
+        self.ledger = InlineLedger(lambda: now_ms() * 1_000_000)
+        self.records = MemoryRecords()
+        self.cores = {
+            FREEZING: InlineCore(FREEZING, freezes=True),
+            DIRECT: InlineCore(DIRECT, freezes=False),
+        }
+        self.wire = Wire()
+        """The running, or last, life's."""
+        self.told: list[Told] = []
+
+    def registry(self, cores: dict[str, Any]) -> ServiceRegistry:
+        """Return the services, with these objects to call."""
+        services = [Service(EXTERNAL, EXTERNAL_CODE, ServiceKind.EXTERNAL)]
+        for service in self.settings.services:
+            core = cores.get(service.name)
+            services.append(
+                Service(service.name, service.code, ServiceKind.WALLET if core is None else ServiceKind.CORE, core)
+            )
+        return ServiceRegistry(services, {"spot": "trading"})
+
+    @asynccontextmanager
+    async def engine(self, wire: Wire | None = None, **settings: Any) -> AsyncIterator[Engine]:
+        """Live one life; ``wire`` is its way to the backends."""
+        self.wire = wire = wire or Wire()
+        async with engine_on(
+            self.settings.model_copy(update=settings),
+            self.registry({name: WiredCore(core, wire) for name, core in self.cores.items()}),
+            WiredLedger(self.ledger, wire),
+            WiredRecords(self.records, wire),
+            clock_ms=now_ms,
+        ) as engine:
+            yield engine
+
+    async def live(
+        self, program: Callable[["World", Engine], Awaitable[None]], fates: dict[int, str] | None = None
+    ) -> None:
+        """Live one life as long as ``program`` takes, or until a fate cuts it, or keeps the engine from opening."""
+        wire = Wire(fates)
+        try:
+            with wire.scope:
+                async with self.engine(wire) as engine:
+                    await program(self, engine)
+        except RecordsUnavailable:
+            assert fates
+
+    async def fund(self, *users: int, amount: int = 1_000, asset_id: int = 1) -> None:
+        """Give users so much in `funding` and in both cores, in a life of its own."""
+        for core in self.cores.values():
+            for user_id in users:
+                await core.fund(user_id, asset_id, amount)
+        async with self.engine() as engine:
+            for user_id in users:
+                outcome = await engine.credit(user_id=user_id, account="funding", asset_id=asset_id, amount=amount)
+                assert outcome.status is TransferStatus.COMMITTED, outcome
+
+    async def ask(
+        self,
+        engine: Engine,
+        source: str,
+        target: str,
+        *,
+        user_id: int = 1,
+        amount: int = 100,
+        asset_id: int = 1,
+        key: str | None = None,
+        **other: Any,
+    ) -> Told:
+        """Be a client: ask for a transfer and write down what was told."""
+        asked = {"source": source, "target": target, "user_id": user_id, "amount": amount, "asset_id": asset_id}
+        told = Told(**asked, idempotency_key=key, **other)
+        self.told.append(told)
+        try:
+            told.answer = await engine.transfer(**told.asked)
+        except Refused as refused:
+            told.answer = refused
+        return told
+
+    async def heal(self, engine: Engine, *, within_s: float = 600) -> None:
+        """Wait until nothing is under way any more."""
+        with trio.move_on_after(within_s) as scope:
+            while engine.statistics().open_transfers:
+                await trio.sleep(1)
+        assert not scope.cancelled_caught, list(engine._parts.open_transfers)  # noqa: SLF001
+        assert engine.statistics().unsettled_intents == 0
+
+    def row(self, req_id: UUID) -> TransferRecord:
+        """Return a row that must be there."""
+        return self.records.rows[req_id.int]
+
+    async def spendable(self, user_id: int, service: str, asset_id: int = 1) -> int:
+        """Return what a user may spend, from the books themselves."""
+        if service in self.cores:
+            held = {one.asset_id: one for one in self.cores[service].books.balances(user_id)}
+            return held[asset_id].available if asset_id in held else 0
+        code = {one.name: one.code for one in self.settings.services}[service]
+        account = await self.ledger.account(account_id(user_id, asset_id, code))
+        if account is None:
+            return 0
+        return account.credits_posted - account.debits_posted - account.debits_pending
+
+    async def check(self, *, is_healed: bool = True) -> None:
+        """Hold everything against I1 to I4 and I7: the ledger, the rows, the cores' books, and what was told."""
+        report = await audit(self.ledger, self.records, self.registry(dict(self.cores)), is_healed=is_healed)
+        assert report.holds, report.findings
+        for name, core in self.cores.items():
+            self._check_core(name, core, is_healed=is_healed)
+            if is_healed:
+                for asset in self.settings.assets:
+                    omnibus = await self._omnibus(name, asset.asset_id)
+                    assert core.books.total(asset.asset_id) == core.books.funded(asset.asset_id) + omnibus, name
+        for told in self.told:
+            self._check_told(told)
+
+    def _check_core(self, name: str, core: InlineCore, *, is_healed: bool) -> None:
+        operations = {operation.req_id.int: operation for operation in core.books.operations()}
+        for req_id, row in self.records.rows.items():
+            operation = operations.pop(req_id, None)
+            state = None if operation is None else operation.state
+            if operation is not None and operation.amount is not None:
+                assert name in {row.source, row.target}, (row, operation)
+                whose = row.user_id if row.source == name else row.target_user_id
+                assert (operation.user_id, operation.asset_id, operation.amount) == (whose, row.asset_id, row.amount)
+            if row.source == name and row.state is TransferState.COMMITTED:
+                assert state is OperationState.COMMITTED, (row, operation)
+            elif row.target == name and row.state is TransferState.COMMITTED:
+                assert state is OperationState.DEPOSITED, (row, operation)
+            elif row.state.is_terminal:
+                assert state in (_UNTOUCHED_SOURCE if row.source == name else _UNTOUCHED_TARGET), (row, operation)
+        assert not operations or not is_healed, operations
+
+    async def _omnibus(self, name: str, asset_id: int) -> int:
+        account = await self.ledger.account(account_id(0, asset_id, CORE_CODES[name]))
+        return 0 if account is None else account.credits_posted - account.debits_posted
+
+    def _check_told(self, told: Told) -> None:
+        """I4: what was told is true now."""
+        if isinstance(told.answer, TransferOutcome):
+            row = self.records.rows.get(told.answer.req_id.int)
+            if told.answer.status is TransferStatus.PENDING:
+                return
+            assert row is not None, told
+            assert row.state.value == told.answer.status.value, (told, row)
+            asked = (told.asked["source"], told.asked["target"], told.asked["user_id"], told.asked["amount"])
+            assert (row.source, row.target, row.user_id, row.amount) == asked, (told, row)
+        elif told.answer is not None:
+            assert isinstance(told.answer, KeyReused | Overloaded), told
+
+
+def in_a_loop(program: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a program in a trio loop of its own, whose clock jumps."""
+    return trio.run(program, clock=MockClock(autojump_threshold=0))
+
+
+def kill_at_every_call(
+    live: Callable[[World, Engine], Awaitable[None]],
+    *,
+    users: Sequence[int] = (1,),
+    at_least: int,
+    fates: Sequence[str] = ("cut_before", "cut_after"),
+    **settings: Any,
+) -> None:
+    """Run ``live`` in a new world for every call that it makes, with each of the fates for that call; then recover.
+
+    Fails if, after the recovery, any invariant is broken; or if ``live`` makes fewer calls than ``at_least``.
+    """
+
+    async def once(number: int, fate: str) -> bool:
+        world = World(**settings)
+        await world.fund(*users)
+
+        async def live_and_heal(world: World, engine: Engine) -> None:
+            await live(world, engine)
+            await world.heal(engine)
+
+        await world.live(live_and_heal, {number: fate})
+        is_over = world.wire.calls < number
+        async with world.engine() as engine:
+            await world.heal(engine)
+        await world.check()
+        return is_over
+
+    for number in count(1):
+        is_over = [in_a_loop(lambda number=number, fate=fate: once(number, fate)) for fate in fates]  # type: ignore[misc]
+        if all(is_over):
+            assert number > at_least, f"only {number - 1} calls were made"
+            return
