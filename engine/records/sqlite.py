@@ -1,7 +1,7 @@
 """The embedded record store: one SQLite file, one group commit a write."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -149,6 +149,7 @@ class SqliteRecords:
         try:
             async with self._turn:
                 if not write.is_done:
+                    self._check_open()
                     await self._write_waiting()
         finally:
             if write in self._waiting:
@@ -184,7 +185,7 @@ class SqliteRecords:
         _check_limit(limit)
         return await self._looker.run(lambda connection: sqlite_rows.read_history(connection, user_id, limit, position))
 
-    async def read_journal(self, shard: int, *, from_bucket: int) -> AsyncIterator[JournalBlob]:
+    async def read_journal(self, shard: int, *, from_bucket: int) -> AsyncGenerator[JournalBlob, None]:
         """Yield the blobs of a shard from a bucket on, by (bucket, sequence); what is appended meanwhile may follow."""
         after = (from_bucket, -1)
         while True:
@@ -304,11 +305,14 @@ class SqliteRecords:
 
     async def _write_alone(self, function: Callable[[], T]) -> T:
         async with self._turn:
+            self._check_open()
             return await trio.to_thread.run_sync(self._in_transaction, function, limiter=self._thread)
 
-    def _in_transaction(self, function: Callable[[], T]) -> T:
+    def _check_open(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError(f"{self._path} is closed")
+
+    def _in_transaction(self, function: Callable[[], T]) -> T:
         with translated_errors(self._path), transaction(self._writer):
             return function()
 

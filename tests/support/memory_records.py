@@ -4,16 +4,18 @@ It outlives the engines that are opened on it, as a file would; `fail_next` make
 are applied, as a store does whose answer is lost.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
 import trio
 
 from transfer_engine.engine.records.protocol import (
+    JOURNAL_BLOB_BYTES_MAX,
     ClaimLost,
     HistoryPage,
     JournalBlob,
     Life,
+    RecordsDamaged,
     RecordsUnavailable,
 )
 from transfer_engine.schema.transfers import TransferRecord
@@ -46,6 +48,11 @@ class MemoryRecords:
 
     async def write(self, blobs: Sequence[JournalBlob], records: Sequence[TransferRecord]) -> None:
         await trio.lowlevel.checkpoint()
+        for blob in blobs:
+            if len(blob.body) > JOURNAL_BLOB_BYTES_MAX:
+                raise ValueError(f"a journal blob has {len(blob.body)} bytes: {JOURNAL_BLOB_BYTES_MAX} at most")
+            if self.blobs.get((blob.shard, blob.bucket, blob.sequence), blob.body) != blob.body:
+                raise RecordsDamaged(f"another blob is under {(blob.shard, blob.bucket, blob.sequence)}")
         fault = self.faults.pop(0) if self.faults else ""
         if fault == "before":
             raise RecordsUnavailable("the write was lost")
@@ -70,6 +77,7 @@ class MemoryRecords:
         self, user_id: int, *, limit: int, position: tuple[int, int] | None = None
     ) -> HistoryPage:
         await trio.lowlevel.checkpoint()
+        _check_limit(limit)
         keys = sorted(
             (
                 (row.created_at, row.req_id.int)
@@ -78,13 +86,14 @@ class MemoryRecords:
             ),
             reverse=True,
         )
-        page = [key for key in keys if position is None or key < position][:limit]
+        left = [key for key in keys if position is None or key < position]
+        page = left[:limit]
         return HistoryPage(
             records=[self.rows[req_id] for _, req_id in page],
-            next_position=page[-1] if len(page) == limit else None,
+            next_position=page[-1] if len(left) > limit else None,
         )
 
-    async def read_journal(self, shard: int, *, from_bucket: int) -> AsyncIterator[JournalBlob]:
+    async def read_journal(self, shard: int, *, from_bucket: int) -> AsyncGenerator[JournalBlob, None]:
         for key in sorted(self.blobs):
             await trio.lowlevel.checkpoint()
             if key[0] == shard and key[1] >= from_bucket:
@@ -102,7 +111,13 @@ class MemoryRecords:
 
     async def scan_records(self, *, after: int, limit: int) -> list[TransferRecord]:
         await trio.lowlevel.checkpoint()
+        _check_limit(limit)
         return [self.rows[req_id] for req_id in sorted(self.rows) if req_id > after][:limit]
+
+
+def _check_limit(limit: int) -> None:
+    if limit < 1:
+        raise ValueError(f"limit is {limit}: it must be at least 1")
 
 
 def stored(records: MemoryRecords, req_id: UUID) -> TransferRecord:

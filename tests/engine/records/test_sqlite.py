@@ -1,0 +1,295 @@
+"""The embedded record store's own matters: faults of its file, threads, groups, and the two parts of the history."""
+
+# ruff: noqa: ASYNC240  the files are small, and nothing else runs
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.record_stores import record
+from transfer_engine.engine.records import sqlite_file, sqlite_rows
+from transfer_engine.engine.records.protocol import JournalBlob, RecordsDamaged, RecordsUnavailable
+from transfer_engine.engine.records.sqlite import open_sqlite_records
+from transfer_engine.schema.ids import issued_req_id
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "records.db"
+
+
+def change(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+async def fill(path: Path, count: int) -> None:
+    async with open_sqlite_records(path) as store:
+        await store.write([], [record(number) for number in range(count)])
+
+
+# Opening
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordsUnavailable, match=r"nowhere/records\.db"):
+        async with open_sqlite_records(tmp_path / "nowhere" / "records.db"):
+            pass
+
+
+async def test_what_is_no_database_is_damage_and_stays_as_it_is(path: Path) -> None:
+    path.write_bytes(b"not a database, whatever it is called " * 100)
+    with pytest.raises(RecordsDamaged, match=r"records\.db is damaged.*backup"):
+        async with open_sqlite_records(path):
+            pass
+    assert path.read_bytes().startswith(b"not a database")
+
+
+async def test_another_applications_database_is_refused(path: Path) -> None:
+    change(path, "CREATE TABLE recipes (name TEXT)")
+    with pytest.raises(RecordsDamaged, match="another application"):
+        async with open_sqlite_records(path):
+            pass
+
+
+async def test_a_later_schema_is_refused(path: Path) -> None:
+    await fill(path, 1)
+    change(path, f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION + 1}")
+    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 2, and this engine knows 1"):
+        async with open_sqlite_records(path):
+            pass
+
+
+async def test_a_missing_file_beside_its_wal_is_refused(path: Path) -> None:
+    path.with_name("records.db-wal").write_bytes(b"acknowledged rows")
+    with pytest.raises(RecordsDamaged, match=r"records\.db-wal is not empty"):
+        async with open_sqlite_records(path):
+            pass
+    assert path.with_name("records.db-wal").read_bytes() == b"acknowledged rows"
+
+
+async def test_the_file_is_there_before_its_wal(path: Path) -> None:
+    # So that a crash at any moment of the very first start is no damage.
+    async with open_sqlite_records(path):
+        assert path.stat().st_size > 0
+
+
+async def test_commits_are_durable_and_deletions_cheap(path: Path) -> None:
+    with closing(sqlite_file.connect_writer(path)) as connection:
+        pragmas = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "secure_delete", "page_size")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 0, "page_size": 4096}
+
+
+# Faults of an open file
+
+
+async def test_pages_that_are_no_pages_are_damage(path: Path) -> None:
+    await fill(path, 2_000)
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(RecordsDamaged, match=r"records\.db is damaged"):
+        async with open_sqlite_records(path) as store:
+            await store.scan_records(after=0, limit=10)
+
+
+async def test_a_missing_table_is_damage(path: Path) -> None:
+    await fill(path, 1)
+    change(path, "DROP TABLE transfers")
+    async with open_sqlite_records(path) as store:
+        with pytest.raises(RecordsDamaged, match="no such table: transfers"):
+            await store.write([], [record(1)])
+        with pytest.raises(RecordsDamaged, match="no such table: transfers"):
+            await store.get(issued_req_id(1))
+
+
+async def test_an_unknown_state_is_never_guessed(path: Path) -> None:
+    await fill(path, 3)
+    change(path, "UPDATE transfers SET state = 'comitted' WHERE created_at = 1800000000001")
+    async with open_sqlite_records(path) as store:
+        message = f"{record(1).req_id} has the unknown state 'comitted'"
+        for read in (
+            lambda: store.get(issued_req_id(1)),
+            lambda: store.history(1, limit=9),
+            lambda: store.scan_records(after=0, limit=9),
+        ):
+            with pytest.raises(RecordsDamaged, match=message):
+                await read()
+        assert await store.get(issued_req_id(2)) == record(2)
+
+
+async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_done(path: Path) -> None:
+    async with open_sqlite_records(path) as store:
+        await store.write([], [record(1)])
+        # SQLite's own bound on the file: the same error as a full disk, in the midst of a transaction.
+        (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
+        store._writer.execute(f"PRAGMA max_page_count = {pages + 1}")
+        with pytest.raises(RecordsUnavailable, match=r"records\.db: database or disk is full"):
+            await store.write([JournalBlob(0, 0, 0, b"intents")], [record(number) for number in range(2, 500)])
+        assert await store.scan_records(after=0, limit=9) == [record(1)]
+        assert [blob async for blob in store.read_journal(0, from_bucket=0)] == []
+        store._writer.execute("PRAGMA max_page_count = 1000000")
+        await store.write([], [record(2)])
+        assert await store.history(1, limit=1)
+        assert await store.get(issued_req_id(2)) == record(2)
+
+
+@pytest.fixture
+def foreign_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
+    """Another process's connection that holds the file's only write lock."""
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_S", 0.01)
+    with closing(sqlite_file.connect_writer(path)) as connection:
+        yield connection
+
+
+async def test_a_file_held_by_another_process_is_unavailable(path: Path, foreign_writer: sqlite3.Connection) -> None:
+    async with open_sqlite_records(path) as store:
+        foreign_writer.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RecordsUnavailable, match="database is locked"):
+            await store.write([], [record(1)])
+        with pytest.raises(RecordsUnavailable, match="database is locked"):
+            await store.claim(1, "a", ceiling_ms=0)
+        foreign_writer.execute("ROLLBACK")
+        await store.write([], [record(1)])
+
+
+async def test_reads_do_not_wait_for_a_writer(path: Path, foreign_writer: sqlite3.Connection) -> None:
+    await fill(path, 5)
+    async with open_sqlite_records(path) as store:
+        foreign_writer.execute("BEGIN IMMEDIATE")
+        foreign_writer.execute("DELETE FROM transfers")
+        assert await store.get(issued_req_id(1)) == record(1)
+        assert len((await store.history(1, limit=9)).records) == 5
+        assert len(await store.scan_records(after=0, limit=9)) == 5
+        assert await store.low_water_mark(1) == 0
+        foreign_writer.execute("ROLLBACK")
+
+
+# Groups
+
+
+async def test_a_call_that_can_not_be_written_fails_alone(path: Path) -> None:
+    async with open_sqlite_records(path) as store:
+
+        async def fail() -> None:
+            with pytest.raises(ValueError, match=r"user_id, .* must be less than 2\^63"):
+                await store.write([], [record(5, user_id=2**63)])
+
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(store.write, [], [record(number)])
+            nursery.start_soon(fail)
+            for number in range(6, 10):
+                nursery.start_soon(store.write, [], [record(number)])
+        assert len(await store.scan_records(after=0, limit=100)) == 9
+
+
+async def test_a_write_that_was_cancelled_before_its_turn_never_lands(path: Path) -> None:
+    with closing(sqlite_file.connect_writer(path)) as foreign:
+        async with open_sqlite_records(path) as store, trio.open_nursery() as nursery:
+            foreign.execute("BEGIN IMMEDIATE")  # so the first write waits in its thread
+            nursery.start_soon(store.write, [], [record(1)])
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await store.write([], [record(2)])
+            with trio.CancelScope() as scope:
+                nursery.start_soon(cancel_when_blocked, scope)
+                await store.write([], [record(3)])
+            foreign.execute("ROLLBACK")
+            await store.write([], [record(4)])
+            assert [row.req_id for row in await store.scan_records(after=0, limit=9)] == [
+                record(number).req_id for number in (1, 4)
+            ]
+
+
+async def cancel_when_blocked(scope: trio.CancelScope) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()
+
+
+async def test_calls_that_wait_share_a_commit(path: Path) -> None:
+    async with open_sqlite_records(path) as store:
+        await store.write([], [record(0)])
+        commits: list[str] = []
+        store._writer.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 51):
+                nursery.start_soon(store.write, [], [record(number)])
+        assert len(commits) == 1
+        assert len(await store.scan_records(after=0, limit=100)) == 51
+
+
+async def test_a_closed_store_says_so(path: Path) -> None:
+    async with open_sqlite_records(path) as store:
+        await store.write([], [record(1)])
+    with pytest.raises(trio.ClosedResourceError):
+        await store.write([], [record(2)])
+    with pytest.raises(trio.ClosedResourceError):
+        await store.get(issued_req_id(1))
+    with pytest.raises(trio.ClosedResourceError):
+        await store.claim(1, "a", ceiling_ms=0)
+    assert not path.with_name("records.db-wal").exists()
+
+
+async def test_closing_waits_for_what_is_under_way(path: Path) -> None:
+    async with trio.open_nursery() as nursery, open_sqlite_records(path) as store:
+        nursery.start_soon(store.write, [], [record(number) for number in range(2_000)])
+        nursery.start_soon(partial(store.history, 1, limit=5))
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+    async with open_sqlite_records(path) as store:
+        assert len(await store.scan_records(after=0, limit=5_000)) == 2_000
+
+
+# Rows
+
+
+async def test_a_history_over_both_its_parts_is_one(path: Path) -> None:
+    most = sqlite_rows.HISTORY_RECENT_MOST
+    rows = [record(number, created_at=number % 100) for number in range(most + 500)]
+    async with open_sqlite_records(path) as store:
+        await store.write([], rows[:most])
+        await store.write([], rows[most - 200 :])  # 200 of them again: in both parts of the history
+        expected = sorted(rows, key=lambda row: (row.created_at, row.req_id.int), reverse=True)
+        assert (await store.history(1, limit=10_000)).records == expected
+    with closing(sqlite3.connect(path)) as connection:
+        counts = connection.execute(
+            "SELECT (SELECT count(*) FROM history), (SELECT count(*) FROM history_recent)"
+        ).fetchone()
+    assert counts == (most, 700)
+
+
+async def test_a_page_of_a_long_history_reads_little_of_it(path: Path) -> None:
+    await fill(path, 20_000)
+    async with open_sqlite_records(path) as store:
+        plan = store._writer.execute(
+            "EXPLAIN QUERY PLAN " + sqlite_rows._SELECT_HISTORY,
+            {"user_id": 1, "created_at": 5, "req_id": b"", "limit": 5},
+        ).fetchall()
+    steps = "\n".join(row[3] for row in plan)
+    assert steps.count("USING PRIMARY KEY (user_id=? AND (created_at,req_id)<(?,?))") == 2
+    assert "SCAN h" in steps
+    assert "TEMP B-TREE FOR ORDER BY" not in steps.split("SCAN h")[0]
+
+
+@given(rows=st.integers(0, 5_000))
+def test_rows_are_cut_into_few_statements(rows: int) -> None:
+    cuts = list(sqlite_rows._slices(rows))
+    assert [number for first, last, _ in cuts for number in range(first, last)] == list(range(rows))
+    for first, last, size in cuts:
+        assert size in sqlite_rows._INSERT_RECORDS
+        assert size - size // 8 <= last - first <= size
+    assert len(cuts) <= rows // sqlite_rows.ROWS_MOST + 9
