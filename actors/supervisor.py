@@ -172,7 +172,6 @@ class Supervisor:
         if self._running:
             raise RuntimeError(f"the supervisor {self.name!r} is running already")
         self._running = True
-        self._stopping = False
         self._escalation = None
         self._body = trio.CancelScope()
         self._window.clear()
@@ -182,6 +181,8 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 await self._oversee(nursery, task_status)
         finally:
+            # Not at the start: a shutdown that came just before it counts.
+            self._stopping = False
             self._running = False
         if self._escalation is not None:
             raise self._escalation
@@ -211,8 +212,8 @@ class Supervisor:
         """Stop the children, the last one first: each is drained, then cancelled. :meth:`run` then returns.
 
         Returns True if all were drained; at the deadline, ``deadline_ms`` from now for all together, those that are
-        left are cancelled undrained. A child that has ended has nothing to drain. Cancellation of this call leaves the
-        children that it did not come to running.
+        left are cancelled undrained. A child that has ended has nothing to drain. A supervisor that is not running is
+        shut down as soon as it is run. Cancellation of this call leaves the children that it did not come to running.
         """
         self._stopping = True
         deadline = trio.current_time() + deadline_ms / 1000
