@@ -18,6 +18,7 @@ SEQUENCE_BITS: Final = 12
 NODE_MAX: Final = (1 << NODE_BITS) - 1
 SEQUENCE_MAX: Final = (1 << SEQUENCE_BITS) - 1
 MILLISECOND_MAX: Final = (1 << MILLISECOND_BITS) - 1
+_LAST_MS: Final = SNOWFLAKE_EPOCH_MS + MILLISECOND_MAX
 
 PAYLOAD_BITS: Final = 117
 _LOW_PAYLOAD_BITS: Final = 54
@@ -56,11 +57,16 @@ class SnowflakeGenerator:
         node: this engine's number, 0..1023.
         clock_ms: the wall clock, Unix ms.
         after_ms: the ceiling of the node's former life, Unix ms; every identifier is issued above it.
+
+    Raises:
+        ValueError: the node, or the former ceiling, does not fit its bits.
     """
 
     def __init__(self, *, node: int, clock_ms: Callable[[], int], after_ms: int = SNOWFLAKE_EPOCH_MS) -> None:
         if not 0 <= node <= NODE_MAX:
             raise ValueError(f"node is {node}: it must be between 0 and {NODE_MAX}")
+        if not SNOWFLAKE_EPOCH_MS <= after_ms <= _LAST_MS:
+            raise ValueError(f"after_ms is {after_ms}: it must be between {SNOWFLAKE_EPOCH_MS} and {_LAST_MS}")
         self._node = node << SEQUENCE_BITS
         self._clock_ms = clock_ms
         self._last_ms = after_ms
@@ -78,8 +84,11 @@ class SnowflakeGenerator:
         return self._ceiling_ms
 
     def raise_ceiling(self, ceiling_ms: int) -> None:
-        """Allow identifiers up to ``ceiling_ms`` (Unix ms), once that promise is durable. It is never lowered."""
-        self._ceiling_ms = max(self._ceiling_ms, ceiling_ms)
+        """Allow identifiers up to ``ceiling_ms`` (Unix ms), once that promise is durable. It is never lowered.
+
+        Whatever the clock says, it stays within the 41 bits of milliseconds (until 2094): no identifier wraps.
+        """
+        self._ceiling_ms = max(self._ceiling_ms, min(ceiling_ms, _LAST_MS))
 
     def advance(self) -> int:
         """Move the logical clock to the wall clock, but not above the ceiling; return it (Unix ms)."""

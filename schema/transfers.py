@@ -1,7 +1,7 @@
 """A transfer as it is written down: its states, its intent in the journal, its record."""
 
 import enum
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -50,14 +50,14 @@ RANKS: Final = {state: rank for rank, state in enumerate(TransferState, start=1)
 RETRY_COUNT_MAX: Final = (1 << 20) - 1
 
 
-class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Intent(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """What was asked for, as the journal keeps it: all that recovery needs to drive the transfer to its end.
 
     ``req_id`` is the 16 bytes of the UUID, big-endian (msgpack has no 128-bit integers); ``accepted_at`` is Unix ms.
     ``user_id`` is the source's user: its actor orders the transfer.
     """
 
-    req_id: bytes
+    req_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     source: str
     target: str
     user_id: int
@@ -123,4 +123,7 @@ def decode_intents(blob: bytes) -> list[Intent]:
     Raises:
         msgspec.DecodeError: the blob is damaged, or of another version.
     """
-    return _DECODER.decode(blob)
+    try:
+        return _DECODER.decode(blob)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"a text in the blob is not UTF-8: {error}") from error
