@@ -63,7 +63,6 @@ class Drives:
                 self._drained.set()
             if transfer.custody is Custody.DRIVEN:
                 transfer.leave()
-                transfer.release()
 
     def crashed(self, transfer: OpenTransfer, error: BaseException) -> None:
         """Count a crash of a transfer's drive or handler; set the transfer aside when they are too many."""

@@ -14,7 +14,7 @@ from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.state_machine import TransferEvent
 from transfer_engine.engine.submitter import Submitter
 from transfer_engine.engine.verdicts import EndVerdict, end_verdict, status_name
-from transfer_engine.schema.ids import HOLD, POSTS, VOIDS
+from transfer_engine.schema.ids import HOLD, POSTS, VOIDS, is_keyed
 from transfer_engine.schema.transfers import STATUS_OF_STATE
 
 CANCELLED_BY_OPERATOR = "cancelled by an operator"
@@ -111,7 +111,7 @@ class Endings:
         """
         if transfer.is_record_known:
             return False
-        transfer.is_replay = True
+        transfer.is_replay = is_keyed(transfer.req_id)
         record = await self._records.get(transfer.req_id)
         transfer.is_record_known = True
         if record is None:

@@ -49,6 +49,7 @@ from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.services.simulated import SimulatedCore
 from transfer_engine.engine.settings import Settings
 from transfer_engine.engine.submitter import Submitter
+from transfer_engine.schema.ids import is_keyed
 from transfer_engine.schema.money import Asset
 from transfer_engine.schema.transfers import TransferRecord
 
@@ -222,10 +223,13 @@ class Engine:
         """
         number = _number_of(req_id)
         transfer = self._parts.open_transfers.find(number)
-        if transfer is not None:
+        if transfer is not None and (transfer.is_record_known or not is_keyed(number)):
             await trio.lowlevel.checkpoint()
             return transfer.record()
-        return await self._parts.records.get(number)
+        # A key that was sent again may be another body's, or answered long ago: until the ledger has said, the row is
+        # what was told.
+        record = await self._parts.records.get(number)
+        return transfer.record() if record is None and transfer is not None else record
 
     async def balances(self, user_id: int) -> list[Balance]:
         """Return what a user holds, account by account; accounts that were never used are left out.

@@ -110,7 +110,11 @@ class OpenTransfer:
         self.state = transition(self.state, event)
 
     def held(self, timestamp_ns: int) -> None:
-        """Take the hold's ledger time as the transfer's own: the same on every submission."""
+        """The hold stands, and is ours: take its ledger time, which is the same on every submission.
+
+        From here on no other row than this transfer's own can stand under its name.
+        """
+        self.is_record_known = True
         self.created_at = self.updated_at = timestamp_ns // 1_000_000
 
     def adopt(self, record: TransferRecord) -> None:
@@ -123,11 +127,12 @@ class OpenTransfer:
         self.is_record_known = True
 
     def leave(self, error: str | None = None) -> None:
-        """Nobody works on it now: the scanner will."""
+        """Nobody works on it now: the scanner will. Those that wait are let go: no answer will come soon."""
         if error is not None:
             self.error = error
         self.custody = Custody.WAITING
         self.touched_at = trio.current_time()
+        self.release()
 
     def record(self) -> TransferRecord:
         """Return the transfer's row as of now."""

@@ -132,7 +132,6 @@ def _users(settings: Settings, coordinator: Coordinator, drives: Drives) -> Acto
         drives.set_aside(transfer, error)
         if transfer.custody is Custody.QUEUED:
             transfer.leave()
-            transfer.release()
 
     return ActorPool(
         "users",

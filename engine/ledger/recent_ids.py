@@ -5,20 +5,41 @@ the transfers make their ids durable anyway, in the order of time; so a bounded 
 oldest are merged into the tree a neighbourhood at a time. What is here is rebuilt from the rows when the file is
 opened: everything after the mark that each merge leaves.
 
-One thread changes it. Others may call :meth:`get` at any time; they must ask here *before* they ask the tree, for an id
-leaves here only after its merge is committed.
+Ids that differ in their last byte only, as the legs of one move do, are kept together: a prefix (the id without its
+last byte) and its cells, each the last byte and the timestamp.
+
+One thread changes it. Others may ask for :meth:`cells` at any time; they must ask here *before* they ask the tree, for
+an id leaves here only after its merge is committed.
 """
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
-IDS_MAX: Final = 131_072
-"""How many ids wait here at most, about 190 bytes each. More of them, and a page of the tree takes more at once."""
+IDS_MAX: Final = 262_144
+"""How many ids wait here at most, 100 to 200 bytes each. With more of them, a page of the tree takes more at once."""
 
+PREFIX_SHIFT: Final = 8
+PREFIX_BYTES: Final = 15
+
+_CELL: Final = struct.Struct(">Bq")
 _NEIGHBOURHOOD_BITS: Final = 6
-_SHIFT: Final = 128 - _NEIGHBOURHOOD_BITS
-_MERGE_MIN: Final = 4096
+_NEIGHBOURHOOD_SHIFT: Final = 8 * PREFIX_BYTES - _NEIGHBOURHOOD_BITS
+_MERGE_MIN: Final = 2048
+"""Prefixes."""
+
+
+def each_id(prefix: int, cells: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the ids of a prefix and their timestamps (ns), negative where the id was burnt at that time."""
+    high = prefix << PREFIX_SHIFT
+    for last_byte, timestamp in _CELL.iter_unpack(cells):
+        yield high | last_byte, timestamp
+
+
+def has_id(cells: bytes, transfer_id: int) -> bool:
+    """Say whether these cells of its prefix have the id."""
+    return transfer_id & 0xFF in cells[:: _CELL.size]
 
 
 class RecentIds:
@@ -26,53 +47,68 @@ class RecentIds:
 
     def __init__(self, ids_max: int) -> None:
         self._ids_max = ids_max
-        self._neighbourhoods: list[dict[int, int]] = [{} for _ in range(1 << _NEIGHBOURHOOD_BITS)]
+        self._neighbourhoods: list[dict[int, bytes]] = [{} for _ in range(1 << _NEIGHBOURHOOD_BITS)]
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def get(self, transfer_id: int) -> int | None:
-        """Return the id's timestamp, if it is here."""
-        return self._neighbourhoods[transfer_id >> _SHIFT].get(transfer_id)
+    def cells(self, prefix: int) -> bytes | None:
+        """Return the cells of a prefix that are here; the tree may have others."""
+        return self._neighbourhoods[prefix >> _NEIGHBOURHOOD_SHIFT].get(prefix)
 
     def add(self, entries: Iterable[tuple[int, int]]) -> None:
         """Add ids, in the order of their timestamps, once they are committed."""
         neighbourhoods = self._neighbourhoods
+        pack = _CELL.pack
+        count = 0
         for transfer_id, timestamp in entries:
-            neighbourhoods[transfer_id >> _SHIFT][transfer_id] = timestamp
-            self._count += 1
+            prefix = transfer_id >> PREFIX_SHIFT
+            cells = neighbourhoods[prefix >> _NEIGHBOURHOOD_SHIFT]
+            cells[prefix] = cells.get(prefix, b"") + pack(transfer_id & 0xFF, timestamp)
+            count += 1
+        self._count += count
 
-    def due(self, incoming: int) -> list[tuple[int, int]]:
-        """Return the ids to merge before ``incoming`` more arrive: the oldest, and their neighbours of any age.
+    def due(self, incoming: int) -> list[tuple[int, bytes]]:
+        """Return the prefixes to merge before ``incoming`` ids arrive: the oldest, and their neighbours of any age.
 
         Not many more than come in, and never few at a time, so that the work is spread evenly.
         """
         excess = self._count + incoming - self._ids_max
-        taken: list[tuple[int, int]] = []
+        taken: list[tuple[int, bytes]] = []
         if excess > 0:
-            oldest_first = sorted((ids for ids in self._neighbourhoods if ids), key=_first_moment)
-            for ids in oldest_first:
-                taken.extend(islice(ids.items(), max(2 * incoming, _MERGE_MIN) - len(taken)))
-                if len(taken) >= excess:
+            oldest_first = sorted((cells for cells in self._neighbourhoods if cells), key=_first_moment)
+            for cells in oldest_first:
+                taken.extend(islice(cells.items(), max(incoming, _MERGE_MIN) - len(taken)))
+                if _count_ids(taken) >= excess:
                     break
         return taken
 
-    def remove(self, merged: list[tuple[int, int]]) -> None:
-        """Forget ids that :meth:`due` returned, once their merge is committed."""
-        for transfer_id, _ in merged:
-            del self._neighbourhoods[transfer_id >> _SHIFT][transfer_id]
-        self._count -= len(merged)
+    def remove(self, merged: list[tuple[int, bytes]]) -> None:
+        """Forget what :meth:`due` returned, once its merge is committed."""
+        for prefix, _ in merged:
+            del self._neighbourhoods[prefix >> _NEIGHBOURHOOD_SHIFT][prefix]
+        self._count -= _count_ids(merged)
 
-    def complete_until(self, merged: list[tuple[int, int]], last_timestamp: int) -> int:
+    def complete_until(self, merged: list[tuple[int, bytes]], last_timestamp: int) -> int:
         """Return up to when (ns) every id is in the tree, once ``merged`` is; ``last_timestamp`` if all are."""
-        gone = {transfer_id for transfer_id, _ in merged}
+        gone = {prefix for prefix, _ in merged}
         firsts = (
-            next((abs(timestamp) for transfer_id, timestamp in ids.items() if transfer_id not in gone), None)
-            for ids in self._neighbourhoods
+            next((_moment(cells) for prefix, cells in neighbourhood.items() if prefix not in gone), None)
+            for neighbourhood in self._neighbourhoods
         )
         return min((first - 1 for first in firsts if first is not None), default=last_timestamp)
 
 
-def _first_moment(ids: dict[int, int]) -> int:
-    return abs(next(iter(ids.values())))
+def _moment(cells: bytes) -> int:
+    """Return the timestamp of the first cell, which is the oldest."""
+    timestamp: int = _CELL.unpack_from(cells)[1]
+    return abs(timestamp)
+
+
+def _first_moment(neighbourhood: dict[int, bytes]) -> int:
+    return _moment(next(iter(neighbourhood.values())))
+
+
+def _count_ids(taken: list[tuple[int, bytes]]) -> int:
+    return sum([len(cells) for _, cells in taken]) // _CELL.size

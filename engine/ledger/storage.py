@@ -5,7 +5,7 @@ the ledger live here.
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ from transfer_engine.engine.ledger.columns import (
 )
 from transfer_engine.engine.ledger.flags import NS_PER_S
 from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable
-from transfer_engine.engine.ledger.recent_ids import RecentIds
+from transfer_engine.engine.ledger.recent_ids import PREFIX_BYTES, PREFIX_SHIFT, RecentIds, each_id, has_id
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x54_45_4C_31  # "TEL1": tells our file from any other SQLite file
@@ -57,7 +57,7 @@ TRANSFER_TABLES: Final = (
 _select_accounts = BulkSelect(
     f"SELECT {ACCOUNT_COLUMNS} FROM {ACCOUNT_TABLES} WHERE a.id IN ({{keys}})"  # noqa: S608
 )
-_select_ids = BulkSelect("SELECT id, timestamp FROM transfer_ids WHERE id IN ({keys})")
+_select_ids = BulkSelect("SELECT prefix, cells FROM transfer_ids WHERE prefix IN ({keys})")
 _select_transfers = BulkSelect(
     f"SELECT {TRANSFER_COLUMNS} FROM {TRANSFER_TABLES} WHERE t.timestamp IN ({{keys}})"  # noqa: S608
 )
@@ -99,11 +99,10 @@ _insert_transfers = BulkInsert(
         "credit_previous",
     ),
 )
-_insert_ids = BulkInsert(
-    # In the tree's order. Some may be there already, if the file was closed after their merge.
+_merge_ids = BulkInsert(
     "transfer_ids",
-    ("id", "timestamp"),
-    suffix="ORDER BY column1 ON CONFLICT DO NOTHING",
+    ("prefix", "cells"),
+    suffix="ORDER BY column1 ON CONFLICT (prefix) DO UPDATE SET cells = cells || excluded.cells",
 )
 _insert_burnt = BulkInsert("burnt_ids", ("timestamp", "id"))
 _insert_expiries = BulkInsert("expiries", ("expires_at", "transfer"))
@@ -233,16 +232,21 @@ def load_last_timestamp(connection: sqlite3.Connection) -> int:
 def load_recent_ids(connection: sqlite3.Connection, recent: RecentIds) -> None:
     """Fill in the ids that are not in the tree yet."""
     rows = connection.execute(
-        "WITH mark AS (SELECT ids_merged_until AS until FROM clock) "
-        "SELECT id, timestamp AS moment, timestamp FROM transfers, mark WHERE timestamp > until UNION ALL "
-        "SELECT id, timestamp, -timestamp FROM burnt_ids, mark WHERE timestamp > until ORDER BY moment"
+        "WITH mark AS (SELECT ids_merged_until AS until FROM clock), recent (id, moment, signed) AS ("
+        "SELECT id, timestamp, timestamp FROM transfers, mark WHERE timestamp > until UNION ALL "
+        "SELECT id, timestamp, -timestamp FROM burnt_ids, mark WHERE timestamp > until) "
+        "SELECT id, signed, cells FROM recent LEFT JOIN transfer_ids ON prefix = substr(id, 1, 15) ORDER BY moment"
     )
-    recent.add((from_id(row[0]), row[2]) for row in rows)
+    found = ((from_id(row[0]), row[1], row[2]) for row in rows)
+    recent.add((one, signed) for one, signed, cells in found if cells is None or not has_id(cells, one))
 
 
-def merge_ids(connection: sqlite3.Connection, ids: list[tuple[int, int]], complete_until: int) -> None:
+def merge_ids(connection: sqlite3.Connection, ids: list[tuple[int, bytes]], complete_until: int) -> None:
     """Put ids into the tree, inside the transaction that the caller has begun, and note how far it is complete."""
-    _insert_ids.run(connection, [value for one, timestamp in ids for value in (one.to_bytes(16, "big"), timestamp)])
+    values: list[Value] = []
+    for prefix, cells in ids:
+        values += (prefix.to_bytes(PREFIX_BYTES, "big"), cells)
+    _merge_ids.run(connection, values)
     connection.execute("UPDATE clock SET ids_merged_until = ?", (complete_until,))
 
 
@@ -268,25 +272,26 @@ def load_due_holds(connection: sqlite3.Connection, now_ns: int, limit: int) -> l
 
 
 def load_transfers(
-    connection: sqlite3.Connection, ids: Iterable[int], recent: RecentIds
+    connection: sqlite3.Connection, ids: Collection[int], recent: RecentIds
 ) -> tuple[dict[int, TransferState], set[int]]:
     """Return those of the transfers that exist, and those of the ids that are burnt."""
+    keys: list[Value] = []
+    hits: list[tuple[int, bytes]] = []
+    for prefix in {one >> PREFIX_SHIFT for one in ids}:
+        keys.append(prefix.to_bytes(PREFIX_BYTES, "big"))
+        cells = recent.cells(prefix)
+        if cells is not None:
+            hits.append((prefix, cells))
+    hits.extend((from_id(prefix), cells) for prefix, cells in _select_ids.run(connection, keys))
     burnt = set()
     timestamps: list[Value] = []
-    elsewhere: list[Value] = []
-    for transfer_id in ids:
-        moment = recent.get(transfer_id)
-        if moment is None:
-            elsewhere.append(transfer_id.to_bytes(16, "big"))
-        elif moment < 0:
-            burnt.add(transfer_id)
-        else:
-            timestamps.append(moment)
-    for stored_id, timestamp in _select_ids.run(connection, elsewhere):
-        if timestamp < 0:
-            burnt.add(from_id(stored_id))
-        else:
-            timestamps.append(timestamp)
+    for prefix, cells in hits:
+        for transfer_id, timestamp in each_id(prefix, cells):
+            if transfer_id in ids:
+                if timestamp < 0:
+                    burnt.add(transfer_id)
+                else:
+                    timestamps.append(timestamp)
     found = _stored(map(transfer_from_row, _select_transfers.run(connection, timestamps)))
     return {transfer.id: transfer for transfer in found}, burnt
 

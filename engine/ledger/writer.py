@@ -137,7 +137,7 @@ class LedgerWriter:
         timestamp_first = max(self._last_timestamp + 1, self._clock_ns())
         timestamp_last = timestamp_first + count - 1
 
-        merged: list[tuple[int, int]] = []
+        merged: list[tuple[int, bytes]] = []
 
         def work(connection: sqlite3.Connection) -> tuple[Book, list[_Result]]:
             book, results = apply(connection, timestamp_first)
