@@ -16,6 +16,8 @@ from transfer_engine.engine.audit import AuditReport
 
 AMOUNT = 1
 ASSET_ID = 1
+DEADLINE_MS = 60_000
+"""The engine's own deadline in these runs: what is measured is the outcome, not how long callers wait."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -79,7 +81,6 @@ async def closed_loop(
                 asset_id=ASSET_ID,
                 amount=AMOUNT,
                 idempotency_key=key,
-                deadline_ms=60_000,
             )
             latencies.append(time.perf_counter() - began)
             outcomes[outcome.status.value] += 1
@@ -151,7 +152,7 @@ async def run_in_process(
     """Run the many-users and the hot-user loops on a fresh embedded engine, then audit its books."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        async with open_engine(Settings(data_dir=Path(folder))) as engine:
+        async with open_engine(Settings(data_dir=Path(folder), deadline_ms=DEADLINE_MS)) as engine:
             everyone = range(1, users + 1)
             await fund(engine, everyone, 10**15)
             await closed_loop(engine, name="warm-up", users=everyone, in_flight=in_flight, transfers=transfers // 10)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import trio
 
-from transfer_engine.benchmarks.in_process import ASSET_ID, closed_loop, fund, rss_mib
+from transfer_engine.benchmarks.in_process import ASSET_ID, DEADLINE_MS, closed_loop, fund, rss_mib
 from transfer_engine.engine import Settings, open_engine
 
 
 async def run_memory(*, transfers: int, steps: int, users: int, tell: Callable[[str], None]) -> None:
     """Print resident memory after each step of many transfers, then around ``users`` users touched once."""
     with tempfile.TemporaryDirectory() as folder:
-        async with open_engine(Settings(data_dir=Path(folder), idle_ms=1_000)) as engine:
+        async with open_engine(Settings(data_dir=Path(folder), idle_ms=1_000, deadline_ms=DEADLINE_MS)) as engine:
             everyone = range(1, 1_001)
             await fund(engine, everyone, 10**15)
             for step in range(1, steps + 1):
