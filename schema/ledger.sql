@@ -52,10 +52,10 @@ CREATE INDEX transfers_by_user_data_128 ON transfers (user_data_128)
     WHERE user_data_128 IS NOT NULL AND user_data_128 <> 0;
 
 -- The tree by id lags behind: ids whose timestamps are after `clock.ids_merged_until` may not be in it yet and are kept
--- in memory, from the rows of `transfers` and `burnt_ids`.
+-- in memory, from the rows of `transfers` and `burnt_ids`. Ids that differ in the last byte only share a row.
 CREATE TABLE transfer_ids (
-    id        BLOB PRIMARY KEY,
-    timestamp INTEGER NOT NULL           -- negative: the id was refused for good then, and is burnt
+    prefix BLOB PRIMARY KEY,             -- the id without its last byte
+    cells  BLOB NOT NULL                 -- nine bytes an id: its last byte; its timestamp, negative if it is burnt
 ) WITHOUT ROWID;
 
 CREATE TABLE burnt_ids (                 -- ids refused for good, as they were refused

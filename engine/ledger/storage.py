@@ -102,7 +102,7 @@ _insert_transfers = BulkInsert(
 _merge_ids = BulkInsert(
     "transfer_ids",
     ("prefix", "cells"),
-    suffix="ORDER BY column1 ON CONFLICT (prefix) DO UPDATE SET cells = cells || excluded.cells",
+    suffix="ORDER BY column1 ON CONFLICT (prefix) DO UPDATE SET cells = CAST(cells || excluded.cells AS BLOB)",
 )
 _insert_burnt = BulkInsert("burnt_ids", ("timestamp", "id"))
 _insert_expiries = BulkInsert("expiries", ("expires_at", "transfer"))
