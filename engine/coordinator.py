@@ -46,6 +46,9 @@ from transfer_engine.schema.transfers import TransferState
 _CREATED = CreateTransferStatus.CREATED
 _FIRST_POST = POSTS[0]
 
+REASON_CHARACTERS_MOST = 500
+"""Of a core's reason: it goes into a row, and to clients."""
+
 Body = TypeVar("Body")
 
 
@@ -230,6 +233,9 @@ class Coordinator:
                 transfer.error = ""
                 transfer.apply(TransferEvent.SOURCE_OK)
                 return True
+            case Failed(reason) if transfer.state is not TransferState.SOURCE_PENDING:
+                # It was taken before: the target may have been asked since, so that nothing may be voided any more.
+                self._endings.contradiction(transfer, f"the source took the amount, and now refuses it: {reason}")
             case Failed(reason):
                 verdict = await self._endings.void(transfer)
                 if verdict in {EndVerdict.DONE, EndVerdict.VOIDED}:
@@ -323,16 +329,29 @@ class Coordinator:
         """
         answer = Pending(f"the service did not answer within {self._service_timeout_s:g} s")
         pause_s = self._replay_gap_s
+        asked: object
         with trio.move_on_after(self._service_timeout_s):
             while True:
                 try:
                     asked = await operation(body)
                 except Exception as error:  # noqa: BLE001  a core is foreign code
-                    self._alerts.warn("core_raised", operation=operation.__qualname__, error=repr(error))
+                    self._alerts.warn("core_raised", operation=repr(operation), error=repr(error))
                     asked = Pending(f"the service raised {type(error).__name__}")
-                if not isinstance(asked, Pending):
-                    return asked
-                answer = asked if asked.reason else answer
+                match asked:
+                    case Success():
+                        return asked
+                    case Failed(reason):
+                        return Failed(_legible(reason) or "the service gave no reason")
+                    case Pending(reason):
+                        answer = Pending(_legible(reason)) if reason else answer
+                    case _:
+                        self._alerts.critical("core_answered_nonsense", operation=repr(operation), answer=repr(asked))
+                        answer = Pending(f"the service answered {_legible(repr(asked))}, which is no answer")
                 await trio.sleep(pause_s)
                 pause_s *= 2
         return answer
+
+
+def _legible(reason: object) -> str:
+    """Return what a core gave as a reason, such that any store can hold it: valid Unicode, of bounded length."""
+    return str(reason)[:REASON_CHARACTERS_MOST].encode("utf-8", "replace").decode()

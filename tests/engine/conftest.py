@@ -3,11 +3,19 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from support.engines import World
+from support.engines import World, in_a_loop
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run every test that has a world on trio's autojump clock, as if it had asked for that, too."""
+    for item in items:
+        if "world" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.trio(run=in_a_loop), append=False)
 
 
 @pytest.fixture
-async def world(autojump_clock) -> World:  # type: ignore[no-untyped-def]
+async def world() -> World:
     """Backends, with 1,000 of asset 1 for users 1, 2 and 3 in `funding` and in both cores."""
     made = World()
     await made.fund(1, 2, 3)

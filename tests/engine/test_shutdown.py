@@ -3,7 +3,6 @@
 import pytest
 
 from support.engines import World
-from transfer_engine.engine.engine import Engine
 
 
 class EmbeddersOwn(Exception):

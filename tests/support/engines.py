@@ -160,7 +160,7 @@ class World:
         with trio.move_on_after(within_s) as scope:
             while engine.statistics().open_transfers:
                 await trio.sleep(1)
-        assert not scope.cancelled_caught, list(engine._parts.open_transfers)  # noqa: SLF001
+        assert not scope.cancelled_caught, list(engine._parts.open_transfers)
         assert engine.statistics().unsettled_intents == 0
 
     def row(self, req_id: UUID) -> TransferRecord:
@@ -226,9 +226,9 @@ class World:
             assert isinstance(told.answer, KeyReused | Overloaded), told
 
 
-def in_a_loop(program: Callable[[], Awaitable[Any]]) -> Any:
+def in_a_loop(program: Callable[[], Awaitable[Any]], **run: Any) -> Any:
     """Run a program in a trio loop of its own, whose clock jumps."""
-    return trio.run(program, clock=MockClock(autojump_threshold=0))
+    return trio.run(program, **run | {"clock": MockClock(autojump_threshold=0)})
 
 
 def kill_at_every_call(

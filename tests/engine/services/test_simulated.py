@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import sqlite3
@@ -281,6 +282,18 @@ async def test_a_transaction_that_fails_half_way_leaves_nothing(simulated: Simul
     assert await available(simulated) == 60
 
 
+async def test_a_rollback_that_fails_half_way_returns_nothing(simulated: SimulatedCore, tmp_path: Path) -> None:
+    assert await simulated.withdraw(CALL) == SUCCESS
+    other = sqlite3.connect(tmp_path / "core.sqlite")
+    other.execute("CREATE TRIGGER broken BEFORE UPDATE ON operations BEGIN SELECT RAISE(ABORT, 'disk on fire'); END")
+    assert await simulated.rollback(REQ_ID) == Pending("core matching: disk on fire")
+    assert (await available(simulated), simulated.statistics().moves) == (60, 1)
+    other.execute("DROP TRIGGER broken")
+    other.close()
+    assert await simulated.rollback(REQ_ID) == SUCCESS
+    assert (await available(simulated), simulated.statistics().moves) == (100, 2)
+
+
 async def test_the_books_tell_everything_for_an_audit(simulated: SimulatedCore, freezes: bool) -> None:
     assert await simulated.withdraw(numbered(1, amount=10)) == SUCCESS
     assert await simulated.withdraw(numbered(2, amount=20)) == SUCCESS
@@ -331,6 +344,22 @@ async def test_funding_refuses_what_it_cannot_hold(
     with pytest.raises(ValueError, match=f"^{named} is"):
         await simulated.fund(user_id, asset_id, amount)
     assert await simulated.total(1) == await simulated.funded(1) == 100
+
+
+async def test_funding_leaves_room_for_a_rollback(simulated: SimulatedCore) -> None:
+    assert await simulated.withdraw(CALL) == SUCCESS
+    with pytest.raises(ValueError, match=r"amount is .* would exceed"):
+        await simulated.fund(1, 1, AMOUNT_MAX - 60)
+    await simulated.fund(1, 1, AMOUNT_MAX - 100)
+    assert await simulated.rollback(REQ_ID) == SUCCESS
+    assert await available(simulated) == AMOUNT_MAX
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(), Behaviour(crash_before=1), Behaviour(pending_calls=1)])
+async def test_every_call_is_a_checkpoint(simulated: SimulatedCore, behaviour: Behaviour) -> None:
+    simulated.behave(behaviour)
+    with contextlib.suppress(SimulatedCrash), trio.testing.assert_checkpoints():
+        await simulated.withdraw(CALL)
 
 
 async def test_a_rollback_after_a_commit_waits_for_room(tmp_path: Path) -> None:

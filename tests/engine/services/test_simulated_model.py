@@ -146,19 +146,24 @@ async def look(core: SimulatedCore) -> tuple[dict[int, int], dict[tuple[int, int
 
 
 # Few of everything, and most often the first: what matters happens where calls meet.
-numbers = st.integers(1, 12)
+numbers = st.integers(1, 16)
 users, assets = st.sampled_from([1, 1, 1, 2]), st.sampled_from([1, 1, 1, 2])
-amounts = st.integers(1, 3) | st.sampled_from([AMOUNT_MAX - 1, AMOUNT_MAX])
+amounts = st.sampled_from([1, 1, 1, 2, 2, 2, 3, AMOUNT_MAX - 1, AMOUNT_MAX])
 bodies = st.tuples(st.sampled_from(["withdraw", "deposit"]), users, assets, amounts)
 misfortunes = st.sampled_from(
-    [{}] * 4
+    [{}] * 6
     + [{"crash_before": 1}, {"crash_after": 1}, {"lose_replies": 1}, {"pending_calls": 1}]
     + [{"pending_calls": 1, "pending_applied": True}]
+)
+lives = st.lists(
+    st.tuples(st.sampled_from(["commit", "rollback", "commit", "rollback", "cancel", "again"]), misfortunes),
+    min_size=2,
+    max_size=6,
 )
 
 
 class CoreAgainstModel(RuleBasedStateMachine):
-    """A dozen ids for everything: duplicates, foreign bodies, fences and wrong sides come by themselves."""
+    """A few ids for everything: duplicates, foreign bodies, fences and wrong sides come by themselves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +172,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.open_core = AsyncExitStack()
         self.finals: dict[tuple[str, int, Body | None], Answer] = {}
 
-    @initialize(freezes=st.booleans(), funds=st.sampled_from([1, 2, 5, AMOUNT_MAX - 1]))
+    @initialize(freezes=st.booleans(), funds=st.sampled_from([5, 9, AMOUNT_MAX - 1]))
     def begin(self, freezes: bool, funds: int) -> None:
         self.model = Model(freezes)
         self.open()
@@ -212,6 +217,17 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.core.behave(Behaviour(**misfortune))
         expect = partial(getattr(self.model, op), number)
         self.call(CoreOperation(op), UUID(int=issued_req_id(number)), misfortune, expect, (op, number, None))
+
+    @rule(number=numbers, body=bodies, steps=lives)
+    def live(self, number: int, body: Body, steps: list[tuple[str, dict[str, int]]]) -> None:
+        """Much happens to one id in a row: what follows a call that was taken is what matters most."""
+        self.transfer(number, body, {}, None)
+        for op, misfortune in steps:
+            if op == "again":
+                self.transfer(number, body, misfortune, None)
+            else:
+                self.follow(number, misfortune, op)
+        self.query(number)
 
     def call(
         self,
@@ -260,5 +276,5 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
 def test_the_simulated_core_does_what_the_model_says() -> None:
     run_state_machine_as_test(
-        CoreAgainstModel, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+        CoreAgainstModel, settings=settings(max_examples=100, stateful_step_count=30, deadline=None)
     )
