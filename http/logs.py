@@ -20,8 +20,12 @@ def configure_logs(settings: ServerSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    # Without local variables: what clients sent, and later their secrets, is no log's matter.
+    tracebacks = structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    )
     renderers: list[structlog.types.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [tracebacks, structlog.processors.JSONRenderer()]
         if is_json
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )

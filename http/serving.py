@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from typing import Final
@@ -11,10 +10,10 @@ from typing import Final
 import structlog
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve as hypercorn_serve
 
 from transfer_engine.engine import open_engine
 from transfer_engine.engine.engine import Engine
+from transfer_engine.http.connections import Limits, serve_connections
 from transfer_engine.http.handlers import Api
 from transfer_engine.http.listeners import address_of, open_listeners
 from transfer_engine.http.main_door import MainDoor
@@ -63,8 +62,9 @@ async def run_server(settings: ServerSettings, announce: Callable[[str], None]) 
         CannotListen: the address can't be listened on.
         DataDirUnusable, LedgerDamaged, RecordsDamaged: the engine can't be opened.
     """
-    listeners = open_listeners(settings.host, settings.port, backlog=settings.backlog)
-    url = f"http://{address_of(listeners[0])}"
+    sockets = open_listeners(settings.host, settings.port, backlog=settings.backlog)
+    url = f"http://{address_of(sockets[0])}"
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in sockets]
     life = _Life()
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -80,32 +80,29 @@ async def run_server(settings: ServerSettings, announce: Callable[[str], None]) 
         raise _only_cause(group) from None
     finally:
         for listener in listeners:
-            listener.close()
+            listener.socket.close()
 
 
 async def _serve(
     engine: Engine,
     settings: ServerSettings,
-    listeners: list[socket.socket],
+    listeners: list[trio.SocketListener],
     stopping: trio.Event,
     announce: Callable[[], None],
 ) -> None:
     config = Config()
-    # Hypercorn owns what it is given and closes it when it stops accepting.
-    config.bind = [f"fd://{listener.detach()}" for listener in listeners]
-    config.backlog = settings.backlog
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
     config.keep_alive_timeout = settings.keep_alive_ms / 1_000
     config.keep_alive_max_requests = _KEEP_ALIVE_REQUESTS_MOST
-    config.graceful_timeout = (settings.deadline_ms + _ANSWERS_MS) / 1_000
+    limits = Limits(
+        connections_most=settings.connections_most,
+        send_timeout_s=settings.send_timeout_ms / 1_000,
+        graceful_s=(settings.deadline_ms + _ANSWERS_MS) / 1_000,
+    )
     door = MainDoor(Api(engine, version=VERSION), settings)
     async with trio.open_nursery(strict_exception_groups=True) as nursery:
-
-        async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
-            await hypercorn_serve(door, config, shutdown_trigger=stopping.wait, task_status=task_status, mode="asgi")
-
-        await nursery.start(serve)
+        await nursery.start(serve_connections, door, config, listeners, limits, stopping)
         announce()
 
 

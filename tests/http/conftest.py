@@ -25,5 +25,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for a module's tests: each takes users of its own."""
     with running_server(tmp_path_factory.mktemp("server"), config=CONFIG) as running:
         yield running
-        assert "Traceback" not in running.logged
+        assert running.faults == []
         assert running.stop() == 0

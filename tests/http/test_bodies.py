@@ -12,7 +12,9 @@ from transfer_engine.schema.wire import TransferRequest
 DECODER = BodyDecoder(TransferRequest)
 GOOD = {"from": "funding", "to": "trading", "user_id": 1, "asset_id": 1, "amount": 1}
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
+)
 values = st.recursive(
     scalars, lambda children: st.lists(children) | st.dictionaries(st.text(max_size=5), children), max_leaves=8
 )

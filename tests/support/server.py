@@ -39,6 +39,12 @@ class Server:
         """What it has written to stderr so far."""
         return self.log.read_text()
 
+    @property
+    def faults(self) -> list[str]:
+        """The lines on stderr that a healthy server does not write: errors, and what is no log line at all."""
+        levels = ('"level": "debug"', '"level": "info"', '"level": "warning"')
+        return [line for line in self.logged.splitlines() if not any(level in line for level in levels)]
+
     def wait(self) -> int:
         """Wait for its end and return the exit code (negative: the signal that ended it)."""
         return self.process.wait(PATIENCE_S)
