@@ -329,27 +329,31 @@ class Coordinator:
         """
         answer = Pending(f"the service did not answer within {self._service_timeout_s:g} s")
         pause_s = self._replay_gap_s
-        asked: object
         with trio.move_on_after(self._service_timeout_s):
             while True:
                 try:
-                    asked = await operation(body)
+                    asked = self._checked(await operation(body), operation)
                 except Exception as error:  # noqa: BLE001  a core is foreign code
                     self._alerts.warn("core_raised", operation=repr(operation), error=repr(error))
                     asked = Pending(f"the service raised {type(error).__name__}")
-                match asked:
-                    case Success():
-                        return asked
-                    case Failed(reason):
-                        return Failed(_legible(reason) or "the service gave no reason")
-                    case Pending(reason):
-                        answer = Pending(_legible(reason)) if reason else answer
-                    case _:
-                        self._alerts.critical("core_answered_nonsense", operation=repr(operation), answer=repr(asked))
-                        answer = Pending(f"the service answered {_legible(repr(asked))}, which is no answer")
+                if not isinstance(asked, Pending):
+                    return asked
+                answer = asked if asked.reason else answer
                 await trio.sleep(pause_s)
                 pause_s *= 2
         return answer
+
+    def _checked(self, asked: object, operation: object) -> Answer:
+        """Return a core's answer with a reason that a row can hold; what is no answer is Pending."""
+        match asked:
+            case Success():
+                return asked
+            case Failed(reason):
+                return Failed(_legible(reason) or "the service gave no reason")
+            case Pending(reason):
+                return Pending(_legible(reason))
+        self._alerts.critical("core_answered_nonsense", operation=repr(operation), answer=_legible(repr(asked)))
+        return Pending(f"the service answered with {_legible(type(asked).__name__)}, which is no answer")
 
 
 def _legible(reason: object) -> str:

@@ -1,4 +1,4 @@
-"""The four pairs of services, in exactly the order that the design's table gives: refused and pending at every place."""
+"""The four pairs of services, in exactly the order of the design's table: refused and pending at every place, too."""
 
 from uuid import UUID
 

@@ -158,7 +158,7 @@ class World:
     async def heal(self, engine: Engine, *, within_s: float = 600) -> None:
         """Wait until nothing is under way any more."""
         with trio.move_on_after(within_s) as scope:
-            while engine.statistics().open_transfers:
+            while engine.statistics().open_transfers:  # noqa: ASYNC110  it is the scanner's doing, a while away
                 await trio.sleep(1)
         assert not scope.cancelled_caught, list(engine._parts.open_transfers)
         assert engine.statistics().unsettled_intents == 0
