@@ -1,0 +1,222 @@
+"""Random events, filters and batches for ledgers: mostly sensible, often not, always from a few ids so that they meet.
+
+A plain generator over ``random.Random`` and a look at the model, not hypothesis strategies: those like the extremes so
+much that a hold is hardly ever taken, and then nothing can be posted.
+"""
+
+from dataclasses import fields, replace
+from random import Random
+
+import tigerbeetle as tb
+
+from support.ledger_model import LedgerModel
+
+NUMBER_MAX = 2**128 - 1
+TRANSFER_FIELDS = [field.name for field in fields(tb.Transfer) if field.name not in ("id", "timestamp")]
+ACCOUNT_FIELDS = [field.name for field in fields(tb.Account) if field.name not in ("id", "timestamp")]
+
+
+class EventGenerator:
+    """Events for one ledger whose ids all lie at and above ``base``, a multiple of 16."""
+
+    def __init__(
+        self, random: Random, model: LedgerModel, *, base: int, ledger: int = 1, timeouts=(0, 0, 1, 2)
+    ) -> None:
+        self.random = random
+        self.model = model
+        self.base = base
+        self.ledger = ledger
+        self.timeouts = timeouts
+        self.account_ids = [base + number for number in range(1, 10)]
+        """The last one is never made on purpose."""
+        self.transfer_ids = [base + number for number in range(1, 97)]
+
+    def chance(self, percent: float) -> bool:
+        return self.random.random() * 100 < percent
+
+    def one_of(self, *values):
+        return self.random.choice(values)
+
+    # Accounts
+
+    def first_accounts(self) -> list[tb.Account]:
+        """One of each kind, and one on another ledger."""
+        flags = [0, 0, 2, 4, 8, 10, 12]
+        accounts = [
+            tb.Account(id=account_id, ledger=self.ledger, code=1, flags=tb.AccountFlags(flag))
+            for account_id, flag in zip(self.account_ids, flags, strict=False)
+        ]
+        return [*accounts, tb.Account(id=self.account_ids[7], ledger=self.ledger + 1, code=1)]
+
+    def first_money(self) -> list[tb.Transfer]:
+        return [
+            tb.Transfer(
+                id=self.base + 1000 + number,
+                debit_account_id=self.account_ids[0],
+                credit_account_id=self.account_ids[number],
+                amount=100,
+                ledger=self.ledger,
+                code=1,
+            )
+            for number in (1, 2, 5)
+        ]
+
+    def account(self) -> tb.Account:
+        if self.model.accounts and self.chance(35):
+            there = self.random.choice(list(self.model.accounts.values()))
+            event = replace(there, debits_pending=0, debits_posted=0, credits_pending=0, credits_posted=0, timestamp=0)
+        else:
+            event = tb.Account(id=self.random.choice(self.account_ids), ledger=self.ledger, code=1)
+            event.flags = tb.AccountFlags(self.one_of(0, 2, 4, 8, 10))
+        if self.chance(60):
+            self.change(event, self.random.choice([*ACCOUNT_FIELDS, "id", "timestamp", "linked"]))
+        return event
+
+    # Transfers
+
+    def transfer(self) -> tb.Transfer:
+        open_holds = [hold for hold, outcome in self.model.outcome_of_hold.items() if outcome == "pending"]
+        if self.model.transfers and self.chance(20):
+            there = self.random.choice(list(self.model.transfers.values()))
+            event = replace(there, timestamp=0)
+            if int(event.flags) & 12 and self.chance(50):
+                event.amount = self.one_of(0, NUMBER_MAX)
+        elif self.model.outcome_of_hold and self.chance(45):
+            hold_id = self.random.choice(
+                open_holds if open_holds and self.chance(80) else list(self.model.outcome_of_hold)
+            )
+            event = self.settlement(self.model.transfers[hold_id])
+        else:
+            event = self.movement()
+        while self.chance(25):
+            self.change(event, self.random.choice([*TRANSFER_FIELDS, "id", "timestamp", "linked"]))
+        return event
+
+    def movement(self) -> tb.Transfer:
+        debit, credit = self.random.sample(self.account_ids[:6], 2)
+        flags = self.one_of(0, 0, 2, 2, 2, 0x10, 0x20, 0x12, 0x30)
+        if self.chance(4):
+            flags = self.one_of(0x42, 0x82, 0xC2)
+        return tb.Transfer(
+            id=self.random.choice(self.transfer_ids),
+            debit_account_id=debit,
+            credit_account_id=credit,
+            amount=self.amount(),
+            user_data_128=self.one_of(0, 7, self.base + 16),
+            timeout=self.random.choice(self.timeouts) if flags & 2 else 0,
+            ledger=self.ledger,
+            code=1,
+            flags=tb.TransferFlags(flags),
+        )
+
+    def settlement(self, hold: tb.Transfer) -> tb.Transfer:
+        flags = self.one_of(4, 4, 8)
+        event = tb.Transfer(
+            id=self.random.choice(self.transfer_ids),
+            amount=NUMBER_MAX if flags == 4 else 0,
+            pending_id=hold.id,
+            flags=tb.TransferFlags(flags),
+        )
+        if self.chance(50):
+            for field in ("debit_account_id", "credit_account_id", "ledger", "code"):
+                setattr(event, field, getattr(hold, field))
+        if self.chance(25):
+            event.amount = self.random.randint(0, min(hold.amount, 50) + 1)
+        return event
+
+    def amount(self) -> int:
+        if self.chance(5):
+            return self.one_of(2**63 - 1, 2**63, 2**64, 2**127, NUMBER_MAX - 150, NUMBER_MAX - 1, NUMBER_MAX)
+        return self.random.randint(0, 40)
+
+    def change(self, event: tb.Account | tb.Transfer, field: str) -> None:
+        """Make one field something else, mostly something that ids, kinds and bounds elsewhere make meaningful."""
+        flags_type = type(event.flags)
+        if field == "linked":
+            event.flags = flags_type(int(event.flags) ^ 1)
+        elif field == "flags":
+            # Never `imported`, which the embedded ledger does not take.
+            bits = 16 if isinstance(event, tb.Transfer) else 64
+            known = self.one_of(1, 2, 4, 8, bits, 32, 64, 128)
+            if isinstance(event, tb.Account) and known == 16:
+                known = 32
+            event.flags = flags_type(int(event.flags) ^ (0x8000 if self.chance(5) else known))
+        elif field == "pending_id":
+            event.pending_id = self.one_of(0, event.id, NUMBER_MAX, self.random.choice(self.transfer_ids))
+        elif field == "id":
+            ids = self.transfer_ids if isinstance(event, tb.Transfer) else self.account_ids
+            event.id = self.one_of(0, NUMBER_MAX, *ids[:20])
+        elif field.endswith("account_id"):
+            event.__setattr__(field, self.one_of(0, NUMBER_MAX, *self.account_ids, *self.account_ids))
+        elif field == "ledger":
+            event.ledger = self.one_of(0, self.ledger, self.ledger + 1)
+        elif field == "timeout":
+            event.timeout = self.one_of(0, 1, 2**32 - 1)
+        elif field == "timestamp":
+            event.timestamp = self.one_of(0, 0, 0, 1)
+        elif field == "amount":
+            event.amount = self.amount()
+        elif field.startswith("user_data"):
+            bits = int(field.rsplit("_", 1)[1])
+            event.__setattr__(
+                field, self.one_of(0, 7, 2 ** (bits - 1), (self.base + 16) % 2**bits, (event.id & ~15) % 2**bits)
+            )
+        else:
+            event.__setattr__(field, self.one_of(0, 1, 2))
+
+    # Batches
+
+    def batch(self, make) -> list:
+        """Up to eight events, at times one of them twice, at times two in the other order."""
+        batch = [make() for _ in range(self.random.randint(1, 8))]
+        if self.chance(20):
+            batch.append(replace(self.random.choice(batch)))
+        if self.chance(20):
+            self.random.shuffle(batch)
+        if self.chance(70) and int(batch[-1].flags) & 1:
+            batch[-1].flags = type(batch[-1].flags)(int(batch[-1].flags) & ~1)
+        return batch
+
+    def hold_and_post(self) -> list[tb.Transfer]:
+        """Two events of one move, as the engine sends them."""
+        hold = self.movement()
+        hold.flags = tb.TransferFlags.PENDING
+        post = self.settlement(hold)
+        return [hold, post]
+
+    # Filters
+
+    def moment(self) -> int:
+        there = [one.timestamp for one in self.model.transfers.values()]
+        if there and self.chance(60):
+            return self.random.choice(there) + self.one_of(-1, 0, 0, 1)
+        return self.one_of(0, 0, 0, 1, 2**63 - 1, 2**63)
+
+    def account_filter(self) -> tb.AccountFilter:
+        return tb.AccountFilter(
+            account_id=self.one_of(0, NUMBER_MAX, *self.account_ids, *self.account_ids),
+            **self.user_data(),
+            code=self.one_of(0, 0, 0, 1, 2),
+            timestamp_min=self.moment() if self.chance(50) else 0,
+            timestamp_max=self.moment() if self.chance(50) else 0,
+            limit=self.one_of(0, 1, 2, 5, 8189, 8189, 8189),
+            flags=tb.AccountFilterFlags(self.one_of(0, 1, 2, 3, 3, 5, 6, 7, 7, 8)),
+        )
+
+    def query_filter(self, ledgers) -> tb.QueryFilter:
+        return tb.QueryFilter(
+            **self.user_data(),
+            ledger=self.random.choice(ledgers),
+            code=self.one_of(0, 0, 0, 1, 2),
+            timestamp_min=self.moment() if self.chance(50) else 0,
+            timestamp_max=self.moment() if self.chance(50) else 0,
+            limit=self.one_of(0, 1, 2, 5, 8189, 8189, 8189),
+            flags=tb.QueryFilterFlags(self.one_of(0, 0, 0, 1, 1, 2)),
+        )
+
+    def user_data(self) -> dict[str, int]:
+        return {
+            "user_data_128": self.one_of(0, 0, 0, 7, self.base + 16, self.base + 32, 2**127),
+            "user_data_64": self.one_of(0, 0, 0, 0, 7, 2**63),
+            "user_data_32": self.one_of(0, 0, 0, 0, 7, 2**31),
+        }
