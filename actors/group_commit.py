@@ -225,8 +225,6 @@ class GroupCommit(Generic[E, R]):
             while True:
                 if not self._waiting:
                     await self._waiting.wait_for_message()
-                    # The tasks that are ready to run may be about to submit, too: let them, for one round of the loop.
-                    await trio.lowlevel.checkpoint()
                 await self._flush_once()
         finally:
             self._running = False

@@ -307,6 +307,20 @@ async def test_only_the_poisonous_entry_gets_the_error(autojump_clock, store, ca
     assert "set aside: 'c'" in caplog.text
 
 
+@pytest.mark.parametrize("poison", list("abc"))
+async def test_the_crashes_of_its_batch_do_not_count_against_an_entry(autojump_clock, store, poison):
+    store.poisonous = {poison}
+    group_commit = store.group_commit(crashes_most=2)
+    for entry in "abc":
+        group_commit.submit_nowait(entry)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(restarting, group_commit, [])
+        await group_commit.wait_drained()
+        nursery.cancel_scope.cancel()
+    assert store.batches.count([poison]) == 2
+    assert store.stored == [entry for entry in "abc" if entry != poison]
+
+
 async def test_a_single_entry_that_crashes_is_set_aside_after_its_crashes(autojump_clock, store):
     store.poisonous = {"a"}
     group_commit = store.group_commit(crashes_most=3)

@@ -332,6 +332,27 @@ async def test_drained_means_that_no_handler_runs(autojump_clock):
                 await trio.sleep(10)
 
 
+async def test_a_message_that_comes_as_the_waiter_wakes_is_waited_for(autojump_clock):
+    async def handle(key, messages):
+        await trio.sleep(1)
+
+    pool = make_pool(handle)
+
+    class TellAsTheWaiterWakes(trio.abc.Instrument):
+        def task_scheduled(self, task):
+            if task is waiter and pool.statistics().messages_handled == 1:
+                pool.tell_nowait("alice", 2)
+
+    async with running(pool):
+        pool.tell_nowait("alice", 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pool.wait_drained)
+            [waiter] = nursery.child_tasks
+            await wait_all_tasks_blocked()
+            trio.lowlevel.add_instrument(TellAsTheWaiterWakes())
+        assert trio.current_time() == 2
+
+
 async def drain_and_be_cancelled(pool):
     with trio.move_on_after(5) as scope:
         await pool.wait_drained()

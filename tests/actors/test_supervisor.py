@@ -278,6 +278,21 @@ async def test_a_child_that_fails_as_it_is_cancelled_is_told_and_not_restarted(a
     assert supervisor.statistics().children[0].restarts == 0
 
 
+async def test_a_child_that_returns_as_it_is_stopped_has_not_ended_too_often(autojump_clock):
+    finish = trio.Event()
+
+    async def run(task_status):
+        task_status.started()
+        await finish.wait()
+
+    supervisor = Supervisor("engine", [ChildSpec("a", run)], restarts_most=0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        finish.set()
+        assert await supervisor.stop("a", deadline_ms=1_000)
+    assert supervisor.statistics().children[0].restarts == 0
+
+
 async def test_one_child_can_be_stopped_for_good_also_while_it_backs_off(autojump_clock, troupe):
     slow = Backoff(first_ms=10_000, most_ms=10_000, random=lambda: 1.0)
     supervisor = Supervisor("engine", [troupe.child("a"), troupe.child("b", "crash", backoff=slow), troupe.child("c")])
