@@ -71,7 +71,7 @@ class Core(Protocol):
         ...
 
     async def commit(self, req_id: UUID) -> Answer:
-        """Make a withdraw final. Failed after a rollback, or where there was no successful withdraw."""
+        """Make a withdraw final. Failed after a rollback or a refused withdraw; Pending where none is known."""
         ...
 
     async def rollback(self, req_id: UUID) -> Answer:
