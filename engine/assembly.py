@@ -49,13 +49,32 @@ async def open_engine(settings: Settings, *, cores: Sequence[Core] = ()) -> Asyn
         ValueError: ``cores`` and ``settings.services`` don't fit.
     """
     crash_points.arm(settings.crash_at)
+    async with (
+        open_backends(settings, cores=cores) as (registry, ledger, records),
+        engine_on(settings, registry, ledger, records) as engine,
+    ):
+        yield engine
+
+
+@asynccontextmanager
+async def open_backends(
+    settings: Settings, *, cores: Sequence[Core] = ()
+) -> AsyncIterator[tuple[ServiceRegistry, Ledger, RecordStore]]:
+    """Open what an engine runs on, without an engine: its services, ledger and records, for audits and repairs.
+
+    The directory stays locked against engines for as long as the context lasts. Cancellation leaves nothing behind.
+
+    Raises:
+        DataDirUnusable: the data directory is not writable, or in use.
+        LedgerDamaged, RecordsDamaged: a file in it can't be read.
+        ValueError: ``cores`` and ``settings.services`` don't fit.
+    """
     async with AsyncExitStack() as stack:
         stack.enter_context(_locked(settings))
         registry = await _open_services(stack, settings, cores)
         ledger = await stack.enter_async_context(open_embedded_ledger(settings.data_dir / "ledger.db"))
         records = await stack.enter_async_context(open_sqlite_records(settings.data_dir / "records.db"))
-        async with engine_on(settings, registry, ledger, records) as engine:
-            yield engine
+        yield registry, ledger, records
 
 
 class _locked:  # noqa: N801  a context manager, used like a function
