@@ -4,10 +4,11 @@
 PRAGMA application_id = 0x58464552;
 PRAGMA user_version = 1;
 
--- A row is replaced only by one with a higher version (see TransferRecord.version). With a rowid on purpose: clients'
--- keys make random identifiers, and then an insert dirties one small page of the index, not one big page of the table.
+-- A row is replaced only by one with a higher version (see TransferRecord.version). Rows lie in the order in which
+-- they came (`number`), whatever their identifiers are.
 CREATE TABLE transfers (
-    req_id         BLOB    NOT NULL PRIMARY KEY,
+    number         INTEGER NOT NULL PRIMARY KEY,
+    req_id         BLOB    NOT NULL,
     source         TEXT    NOT NULL,
     target         TEXT    NOT NULL,
     user_id        INTEGER NOT NULL,
@@ -19,9 +20,20 @@ CREATE TABLE transfers (
     updated_at     INTEGER NOT NULL,
     error          TEXT    NOT NULL,
     retry_count    INTEGER NOT NULL,
-    fingerprint    BLOB    NOT NULL,
+    fingerprint    INTEGER NOT NULL, -- 64 bits, the highest one as the sign
     version        INTEGER NOT NULL
 );
+
+-- Where a transfer's row is. Clients' keys make random identifiers, which would each dirty a page of this tree; so the
+-- newest ones wait in the engine's memory, and come here many at a time. They are found in `transfers` from the mark on.
+CREATE TABLE transfer_ids (
+    req_id BLOB    NOT NULL PRIMARY KEY,
+    number INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- One row: every transfer with a lower number is in `transfer_ids`; later ones may be.
+CREATE TABLE transfer_ids_mark (number INTEGER NOT NULL);
+INSERT INTO transfer_ids_mark VALUES (0);
 
 -- Which transfers a user has, by time. A row that does not agree with `transfers` (another created_at, other users)
 -- belongs to a version that lost, and is passed over.
@@ -29,6 +41,7 @@ CREATE TABLE history (
     user_id    INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     req_id     BLOB    NOT NULL,
+    number     INTEGER NOT NULL,
     PRIMARY KEY (user_id, created_at, req_id)
 ) WITHOUT ROWID;
 
@@ -38,6 +51,7 @@ CREATE TABLE history_recent (
     user_id    INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     req_id     BLOB    NOT NULL,
+    number     INTEGER NOT NULL,
     PRIMARY KEY (user_id, created_at, req_id)
 ) WITHOUT ROWID;
 

@@ -8,8 +8,6 @@ from typing import Final, TypeVar
 
 import trio
 
-from transfer_engine.engine import crash_points
-from transfer_engine.engine.records import sqlite_rows
 from transfer_engine.engine.records.protocol import (
     JOURNAL_BLOB_BYTES_MAX,
     ClaimLost,
@@ -18,7 +16,9 @@ from transfer_engine.engine.records.protocol import (
     Life,
     RecordsDamaged,
 )
+from transfer_engine.engine.records.sqlite_columns import record_key, values_of
 from transfer_engine.engine.records.sqlite_file import connect_reader, connect_writer, transaction, translated_errors
+from transfer_engine.engine.records.sqlite_rows import SqliteRows, Staged, read_history
 from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS
 from transfer_engine.schema.transfers import TransferRecord
 
@@ -37,14 +37,14 @@ TRIM_BLOBS: Final = 64
 class _Write:
     """What one call of ``write`` wants written, and how it went."""
 
-    __slots__ = ("blobs", "error", "history", "is_done", "values")
+    __slots__ = ("blobs", "error", "is_done", "rows")
 
     def __init__(self, blobs: Sequence[JournalBlob], records: Sequence[TransferRecord]) -> None:
         for blob in blobs:
             if len(blob.body) > JOURNAL_BLOB_BYTES_MAX:
                 raise ValueError(f"a journal blob has {len(blob.body)} bytes: {JOURNAL_BLOB_BYTES_MAX} at most")
         self.blobs = blobs
-        self.values, self.history = sqlite_rows.flatten(records)
+        self.rows = list(map(values_of, records))
         self.is_done = False
         self.error: BaseException | None = None
 
@@ -94,7 +94,7 @@ class SqliteRecords:
         self._thread = trio.CapacityLimiter(1)
         self._waiting: list[_Write] = []
         self._is_closed = False
-        self._history_recent: int = writer.execute("SELECT count(*) FROM history_recent").fetchone()[0]
+        self._rows = SqliteRows(writer)
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else f"{len(self._waiting)} writes waiting"
@@ -168,9 +168,9 @@ class SqliteRecords:
             ValueError: a `req_id` has more than 128 bits.
             RecordsDamaged: a row can't be understood; the message names it.
         """
-        keys = [sqlite_rows.record_key(req_id) for req_id in req_ids]
+        keys = [record_key(req_id) for req_id in req_ids]
         return await self._looker.run(
-            lambda connection: {record.req_id.int: record for record in sqlite_rows.read_records(connection, keys)}
+            lambda connection: {record.req_id.int: record for record in self._rows.find(connection, keys)}
         )
 
     async def history(self, user_id: int, *, limit: int, position: tuple[int, int] | None = None) -> HistoryPage:
@@ -183,7 +183,7 @@ class SqliteRecords:
             RecordsDamaged: a row can't be understood; the message names it.
         """
         _check_limit(limit)
-        return await self._looker.run(lambda connection: sqlite_rows.read_history(connection, user_id, limit, position))
+        return await self._looker.run(lambda connection: read_history(connection, user_id, limit, position))
 
     async def read_journal(self, shard: int, *, from_bucket: int) -> AsyncGenerator[JournalBlob, None]:
         """Yield the blobs of a shard from a bucket on, by (bucket, sequence); what is appended meanwhile may follow."""
@@ -242,8 +242,8 @@ class SqliteRecords:
             RecordsDamaged: a row can't be understood; the message names it.
         """
         _check_limit(limit)
-        key = sqlite_rows.record_key(after)
-        return await self._scanner.run(lambda connection: sqlite_rows.scan_records(connection, key, limit))
+        key = record_key(after)
+        return await self._scanner.run(lambda connection: self._rows.scan(connection, key, limit))
 
     async def _write_waiting(self) -> None:
         """Write the calls that wait, in one transaction. The caller holds the turn, and its own call is among them."""
@@ -260,32 +260,21 @@ class SqliteRecords:
 
     def _write_group(self, group: Sequence[_Write]) -> list[BaseException | None]:
         try:
-            self._history_recent = self._in_transaction(lambda: self._write_rows(group))
+            staged = self._in_transaction(lambda: self._write_calls(group))
         except Exception as error:  # noqa: BLE001  each caller gets its own
             if len(group) == 1:
                 return [error]
             return [error for write in group for error in self._write_group([write])]
+        if staged is not None:
+            self._rows.committed(staged)
         return [None] * len(group)
 
-    def _write_rows(self, group: Sequence[_Write]) -> int:
-        """Write within a transaction; return how many rows ``history_recent`` has (or a few more than it has)."""
+    def _write_calls(self, group: Sequence[_Write]) -> Staged | None:
         for write in group:
             for blob in write.blobs:
                 self._write_blob(blob)
-        values = [value for write in group for value in write.values]
-        if not values:
-            return self._history_recent
-        history = [value for write in group for value in write.history]
-        crash_points.reach("before_rows")
-        sqlite_rows.write_records(self._writer, values)
-        crash_points.reach("between_rows")
-        sqlite_rows.write_history(self._writer, history)
-        rows = self._history_recent + len(history) // sqlite_rows.HISTORY_VALUES
-        if rows < sqlite_rows.HISTORY_RECENT_MOST:
-            return rows
-        for statement in sqlite_rows.MOVE_HISTORY:
-            self._writer.execute(statement)
-        return 0
+        rows = [values for write in group for values in write.rows]
+        return self._rows.write(rows) if rows else None
 
     def _write_blob(self, blob: JournalBlob) -> None:
         place = (blob.shard, blob.bucket, blob.sequence)

@@ -1,216 +1,212 @@
-"""The record store's rows: the statements that write them in bulk, and what turns a row into a record.
+"""The record store's rows of transfers and their histories: written within a transaction of another's, and read.
 
-Synchronous. A thread that runs SQLite gives up the interpreter's lock around every statement, and waits for it after
-every statement: behind a busy event loop that wait is what counts. So many rows go into one statement.
+Synchronous. Three trees would each be dirtied at random by every row: by identifier, by user, and the rows themselves.
+Rows lie in the order of their arrival; identifiers wait in memory (``sqlite_ids``), and the users' newest history in a
+small tree of its own, until many of them go to one page.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
-from uuid import UUID
 
-from transfer_engine.engine.records.protocol import HistoryPage, RecordsDamaged
-from transfer_engine.schema.transfers import TransferRecord, TransferState
-
-_COLUMNS: Final = (
-    "req_id",
-    "source",
-    "target",
-    "user_id",
-    "target_user_id",
-    "asset_id",
-    "amount",
-    "state",
-    "created_at",
-    "updated_at",
-    "error",
-    "retry_count",
-    "fingerprint",
-    "version",
+from transfer_engine.engine import crash_points
+from transfer_engine.engine.records import sqlite_ids
+from transfer_engine.engine.records.protocol import HistoryPage
+from transfer_engine.engine.records.sqlite_columns import (
+    CREATED_AT,
+    RECORD_COLUMNS,
+    REQ_ID,
+    TARGET_USER_ID,
+    UPSERT,
+    USER_ID,
+    VERSION,
+    BulkStatement,
+    Values,
+    blob_parameter,
+    bulk_insert,
+    record_key,
+    record_of,
 )
-RECORD_VALUES: Final = len(_COLUMNS)
-HISTORY_VALUES: Final = 3
-
-ROWS_MOST: Final = 512
-"""Rows in one statement: 7,168 parameters, of the 32,766 that SQLite allows; a statement of 100 KiB when prepared."""
+from transfer_engine.engine.records.sqlite_ids import Entry, RecentIds
+from transfer_engine.schema.transfers import TransferRecord
 
 HISTORY_RECENT_MOST: Final = 4_096
 """Rows of ``history_recent`` before they are moved: more of them save more pages, but make one write longer."""
 
-_STATES: Final = {state.value: state for state in TransferState}
-_NAMES: Final = {state: state.value for state in TransferState}
-
-_RECORD_COLUMNS: Final = ", ".join(f"t.{column}" for column in _COLUMNS[:-1])
-
-_UPSERT: Final = (
-    "ON CONFLICT (req_id) DO UPDATE SET "
-    + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS[1:])
-    + " WHERE excluded.version > transfers.version"
+_insert_records = bulk_insert("transfers", 1 + VERSION + 1, UPSERT)
+_insert_history = bulk_insert("history_recent", 4, "DO NOTHING")
+_insert_ids = bulk_insert("transfer_ids", 2, "DO NOTHING")
+_select_numbers = BulkStatement("SELECT req_id, number FROM transfer_ids WHERE req_id IN ({rows})", "?")
+_select_by_id = BulkStatement(
+    f"SELECT {RECORD_COLUMNS} FROM transfer_ids i JOIN transfers t USING (number) WHERE i.req_id IN ({{rows}})",  # noqa: S608
+    "?",
 )
+_select_by_number = BulkStatement(f"SELECT {RECORD_COLUMNS} FROM transfers t WHERE t.number IN ({{rows}})", "?")  # noqa: S608
 
-# OR ROLLBACK: a broken constraint ends the whole transaction, so SQLite need not keep a copy of each page that one
-# statement changes (the "statement journal", a temporary file written beside the WAL).
-MOVE_HISTORY: Final = (
+_MOVE_HISTORY: Final = (
     "INSERT OR ROLLBACK INTO history SELECT * FROM history_recent WHERE true ON CONFLICT DO NOTHING",
     "DELETE FROM history_recent",
 )
 
-_SELECT_HISTORY: Final = f"""
-SELECT h.created_at, h.req_id, {_RECORD_COLUMNS}
+SELECT_HISTORY: Final = f"""
+SELECT h.created_at, h.req_id, {RECORD_COLUMNS}
 FROM (
-    SELECT created_at, req_id FROM history
+    SELECT created_at, req_id, number FROM history
     WHERE user_id = :user_id AND (created_at, req_id) < (:created_at, :req_id)
     UNION
-    SELECT created_at, req_id FROM history_recent
+    SELECT created_at, req_id, number FROM history_recent
     WHERE user_id = :user_id AND (created_at, req_id) < (:created_at, :req_id)
     ORDER BY created_at DESC, req_id DESC LIMIT :limit
 ) h
 LEFT JOIN transfers t
-    ON t.req_id = h.req_id AND t.created_at = h.created_at AND :user_id IN (t.user_id, t.target_user_id)
+    ON t.number = h.number AND t.created_at = h.created_at AND :user_id IN (t.user_id, t.target_user_id)
 ORDER BY h.created_at DESC, h.req_id DESC
 """  # noqa: S608
-
-_SELECT_SCAN: Final = f"SELECT {_RECORD_COLUMNS} FROM transfers t WHERE req_id > ? ORDER BY req_id LIMIT ?"  # noqa: S608
 
 _FIRST_POSITION: Final = ((1 << 63) - 1, (1 << 128) - 1)
 
 
-def record_key(req_id: int) -> bytes:
-    """Return the 16 bytes under which a transfer is stored.
+class Staged:
+    """What a transaction that wrote rows changes in memory, once it is committed."""
 
-    Raises:
-        ValueError: the number has more than 128 bits, or is negative.
+    __slots__ = ("added", "history_recent", "merged")
+
+    def __init__(self) -> None:
+        self.added: list[Entry] = []
+        self.merged: list[Entry] = []
+        self.history_recent = 0
+
+
+class SqliteRows:
+    """The rows of one file. One thread writes; reads may run in others, each on a connection of its own.
+
+    Another process must not write to the file; one that did is noticed by the next write, and what is kept in memory
+    is then read anew.
     """
-    if req_id < 0 or req_id >> 128:
-        raise ValueError(f"req_id is {req_id}: it must have 128 bits")
-    return req_id.to_bytes(16, "big")
 
+    def __init__(self, writer: sqlite3.Connection) -> None:
+        self._writer = writer
+        self._data_version = self._read_data_version()
+        self._load()
 
-def flatten(records: Sequence[TransferRecord]) -> tuple[list[Any], list[Any]]:
-    """Return the values of the rows in ``transfers``, and of those in the history, one after the other."""
-    values: list[Any] = []
-    history: list[Any] = []
-    names = _NAMES
-    for record in records:
-        key = record.req_id.bytes
-        user_id, target_user_id, created_at = record.user_id, record.target_user_id, record.created_at
-        values += (
-            key,
-            record.source,
-            record.target,
-            user_id,
-            target_user_id,
-            record.asset_id,
-            record.amount,
-            names[record.state],
-            created_at,
-            record.updated_at,
-            record.error,
-            record.retry_count,
-            record.fingerprint.to_bytes(8, "big"),
-            record.version,
+    def _read_data_version(self) -> int:
+        """Return a number that changes when another connection than the writer's changed the file."""
+        version: int = self._writer.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def _load(self) -> None:
+        ids = RecentIds(sqlite_ids.IDS_MOST, sqlite_ids.MERGE_LEAST)
+        (merged_below,) = self._writer.execute("SELECT number FROM transfer_ids_mark").fetchone()
+        self._next_number: int = merged_below
+        unmerged = self._writer.execute(
+            "SELECT req_id, number FROM transfers t WHERE number >= ? "
+            "AND NOT EXISTS (SELECT 1 FROM transfer_ids i WHERE i.req_id = t.req_id) ORDER BY number",
+            (merged_below,),
         )
-        history += (user_id, created_at, key)
-        if target_user_id != user_id:
-            history += (target_user_id, created_at, key)
-    return values, history
+        ids.add(unmerged)
+        (last,) = self._writer.execute("SELECT max(number) FROM transfers").fetchone()
+        self._next_number = 0 if last is None else last + 1
+        (self._history_recent,) = self._writer.execute("SELECT count(*) FROM history_recent").fetchone()
+        self._ids = ids
 
+    def write(self, rows: Iterable[Values]) -> Staged:
+        """Write rows and their histories, within the writer's transaction; a stored row of a higher version stays.
 
-def _slices(rows: int) -> Iterator[tuple[int, int, int]]:
-    """Split ``rows`` into (first, last, size): powers of two, so that few statements are ever prepared.
+        Call :meth:`committed` with the answer once the transaction is committed, and forget it otherwise.
+        """
+        data_version = self._read_data_version()
+        if data_version != self._data_version:
+            self._load()
+            self._data_version = data_version
+        highest: dict[bytes, Values] = {}
+        for values in rows:
+            stored = highest.get(values[REQ_ID])
+            if stored is None or stored[VERSION] < values[VERSION]:
+                highest[values[REQ_ID]] = values
+        staged = Staged()
+        records, history = self._number(highest, staged)
+        crash_points.reach("before_rows")
+        _insert_records.execute(self._writer, records)
+        crash_points.reach("between_rows")
+        self._write_history(history, staged)
+        self._merge_ids(staged)
+        return staged
 
-    A slice may be a little shorter than its size (by an eighth at most): its last row is then written again.
-    """
-    first = 0
-    while first < rows:
-        left = min(rows - first, ROWS_MOST)
-        size = 1 << (left - 1).bit_length()
-        if left < size - size // 8:
-            size = left = size // 2
-        yield first, first + left, size
-        first += left
+    def committed(self, staged: Staged) -> None:
+        """Take over what a transaction changed, now that it is durable."""
+        self._ids.add(staged.added)
+        self._ids.remove(staged.merged)
+        self._next_number += len(staged.added)
+        self._history_recent = staged.history_recent
 
+    def _number(self, rows: dict[bytes, Values], staged: Staged) -> tuple[list[Any], list[Any]]:
+        """Give every row its number, the stored one's or the next; return the values of rows and of the history."""
+        number_of = self._ids.number_of
+        numbers = {key: number_of(key) for key in rows}
+        elsewhere = [key for key, number in numbers.items() if number is None]
+        numbers.update(_select_numbers.select(self._writer, list(map(blob_parameter, elsewhere))))
+        next_number = self._next_number
+        records: list[Any] = []
+        history: list[Any] = []
+        for key, values in rows.items():
+            number = numbers[key]
+            if number is None:
+                number = next_number + len(staged.added)
+                staged.added.append((key, number))
+            parameter = blob_parameter(key)
+            records += (number, parameter)
+            records += values[1:]
+            user_id, target_user_id, created_at = values[USER_ID], values[TARGET_USER_ID], values[CREATED_AT]
+            history += (user_id, created_at, parameter, number)
+            if target_user_id != user_id:
+                history += (target_user_id, created_at, parameter, number)
+        return records, history
 
-def _insert(into: str, width: int, conflict: str) -> dict[int, str]:
-    row = f"({', '.join('?' * width)})"
-    return {
-        1 << power: f"INSERT OR ROLLBACK INTO {into} VALUES {', '.join([row] * (1 << power))} {conflict}"  # noqa: S608
-        for power in range(ROWS_MOST.bit_length())
-    }
+    def _write_history(self, history: list[Any], staged: Staged) -> None:
+        _insert_history.execute(self._writer, history)
+        staged.history_recent = self._history_recent + len(history) // 4
+        if staged.history_recent >= HISTORY_RECENT_MOST:
+            for statement in _MOVE_HISTORY:
+                self._writer.execute(statement)
+            staged.history_recent = 0
 
+    def _merge_ids(self, staged: Staged) -> None:
+        staged.merged = self._ids.due(len(staged.added))
+        if staged.merged:
+            values = [value for key, number in sorted(staged.merged) for value in (blob_parameter(key), number)]
+            _insert_ids.execute(self._writer, values)
+            mark = self._ids.merged_below(staged.merged, self._next_number)
+            self._writer.execute("UPDATE transfer_ids_mark SET number = ?", (mark,))
 
-_INSERT_RECORDS: Final = _insert("transfers", RECORD_VALUES, _UPSERT)
-_INSERT_HISTORY: Final = _insert("history_recent", HISTORY_VALUES, "ON CONFLICT DO NOTHING")
-_SELECT_RECORDS: Final = {
-    1 << power: f"SELECT {_RECORD_COLUMNS} FROM transfers t WHERE req_id IN ({', '.join('?' * (1 << power))})"  # noqa: S608
-    for power in range(ROWS_MOST.bit_length())
-}
+    def find(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> Iterable[TransferRecord]:
+        """Yield the records that exist under some keys, in no order."""
+        numbers: list[Any] = []
+        elsewhere: list[Any] = []
+        for key in keys:
+            number = self._ids.number_of(key)
+            if number is None:
+                elsewhere.append(blob_parameter(key))
+            else:
+                numbers.append(number)
+        yield from map(record_of, _select_by_number.select(connection, numbers))
+        yield from map(record_of, _select_by_id.select(connection, elsewhere))
 
-
-def _execute_bulk(connection: sqlite3.Connection, statements: dict[int, str], values: list[Any], width: int) -> None:
-    for first, last, size in _slices(len(values) // width):
-        part = values[first * width : last * width]
-        part += part[-width:] * (size - (last - first))
-        connection.execute(statements[size], part)
-
-
-def write_records(connection: sqlite3.Connection, values: list[Any]) -> None:
-    """Write rows of ``transfers``; a stored row with a higher or equal version stays. Repeated rows do no harm."""
-    _execute_bulk(connection, _INSERT_RECORDS, values, RECORD_VALUES)
-
-
-def write_history(connection: sqlite3.Connection, values: list[Any]) -> None:
-    """Write rows of the history."""
-    _execute_bulk(connection, _INSERT_HISTORY, values, HISTORY_VALUES)
-
-
-def _record(row: Sequence[Any]) -> TransferRecord:
-    """Build the record of a row.
-
-    Raises:
-        RecordsDamaged: the row's state is none that we know.
-    """
-    req_id = UUID(bytes=row[0])
-    state = _STATES.get(row[7])
-    if state is None:
-        raise RecordsDamaged(
-            f"transfer {req_id} has the unknown state {row[7]!r} in table transfers: "
-            "run the engine that wrote it, or restore the file from a backup"
+    def scan(self, connection: sqlite3.Connection, after: bytes, limit: int) -> list[TransferRecord]:
+        """Return the first ``limit`` records with a key above ``after``, in the order of keys."""
+        entries = dict(self._ids.after(after, limit))
+        entries.update(
+            connection.execute(
+                "SELECT req_id, number FROM transfer_ids WHERE req_id > ? ORDER BY req_id LIMIT ?", (after, limit)
+            )
         )
-    return TransferRecord(
-        req_id=req_id,
-        source=row[1],
-        target=row[2],
-        user_id=row[3],
-        target_user_id=row[4],
-        asset_id=row[5],
-        amount=row[6],
-        state=state,
-        created_at=row[8],
-        updated_at=row[9],
-        error=row[10],
-        retry_count=row[11],
-        fingerprint=int.from_bytes(row[12], "big"),
-    )
-
-
-def read_records(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Iterable[TransferRecord]:
-    """Return the records that exist under some keys, in no order."""
-    for first, last, size in _slices(len(keys)):
-        part = list(keys[first:last])
-        part += part[-1:] * (size - (last - first))
-        yield from map(_record, connection.execute(_SELECT_RECORDS[size], part))
-
-
-def scan_records(connection: sqlite3.Connection, after: bytes, limit: int) -> list[TransferRecord]:
-    """Return records with a key above ``after``, in its order."""
-    return [_record(row) for row in connection.execute(_SELECT_SCAN, (after, limit))]
+        numbers: list[Any] = [entries[key] for key in sorted(entries)[:limit]]
+        return sorted(map(record_of, _select_by_number.select(connection, numbers)), key=lambda record: record.req_id)
 
 
 def read_history(
     connection: sqlite3.Connection, user_id: int, limit: int, position: tuple[int, int] | None
 ) -> HistoryPage:
-    """Return a page of a user's history, see :meth:`RecordStore.history`.
+    """Return a page of a user's history, see `RecordStore`.
 
     A row of the history counts where it agrees with the row in ``transfers``, and that is in one place at most: so
     every transfer is listed once, by the time of its winning version.
@@ -219,7 +215,7 @@ def read_history(
     at = position or _FIRST_POSITION
     while True:
         rows = connection.execute(
-            _SELECT_HISTORY,
+            SELECT_HISTORY,
             {"user_id": user_id, "created_at": at[0], "req_id": record_key(at[1]), "limit": limit + 1},
         ).fetchall()
         for row in rows:
@@ -228,7 +224,7 @@ def read_history(
             if len(records) == limit:
                 last = records[-1]
                 return HistoryPage(records, (last.created_at, last.req_id.int))
-            records.append(_record(row[2:]))
+            records.append(record_of(row[2:]))
         if len(rows) <= limit:
             return HistoryPage(records, None)
         at = (rows[-1][0], int.from_bytes(rows[-1][1], "big"))

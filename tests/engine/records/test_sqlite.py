@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.record_stores import record
-from transfer_engine.engine.records import sqlite_file, sqlite_rows
+from transfer_engine.engine.records import sqlite_columns, sqlite_file, sqlite_rows
 from transfer_engine.engine.records.protocol import JournalBlob, RecordsDamaged, RecordsUnavailable
 from transfer_engine.engine.records.sqlite import open_sqlite_records
 from transfer_engine.schema.ids import issued_req_id
@@ -107,12 +107,17 @@ async def test_pages_that_are_no_pages_are_damage(path: Path) -> None:
 
 async def test_a_missing_table_is_damage(path: Path) -> None:
     await fill(path, 1)
-    change(path, "DROP TABLE transfers")
     async with open_sqlite_records(path) as store:
-        with pytest.raises(RecordsDamaged, match="no such table: transfers"):
+        change(path, "DROP TABLE history_recent", "DROP TABLE claims")
+        with pytest.raises(RecordsDamaged, match=r"records\.db lacks .*no such table: claims"):
+            await store.claim(1, "a", ceiling_ms=0)
+        with pytest.raises(RecordsDamaged, match="no such table: history_recent"):
             await store.write([], [record(1)])
-        with pytest.raises(RecordsDamaged, match="no such table: transfers"):
-            await store.get(issued_req_id(1))
+        with pytest.raises(RecordsDamaged, match="no such table: history_recent"):
+            await store.history(1, limit=1)
+    with pytest.raises(RecordsDamaged, match="no such table: history_recent"):
+        async with open_sqlite_records(path):
+            pass
 
 
 async def test_an_unknown_state_is_never_guessed(path: Path) -> None:
@@ -276,7 +281,7 @@ async def test_a_page_of_a_long_history_reads_little_of_it(path: Path) -> None:
     await fill(path, 20_000)
     async with open_sqlite_records(path) as store:
         plan = store._writer.execute(
-            "EXPLAIN QUERY PLAN " + sqlite_rows._SELECT_HISTORY,
+            "EXPLAIN QUERY PLAN " + sqlite_rows.SELECT_HISTORY,
             {"user_id": 1, "created_at": 5, "req_id": b"", "limit": 5},
         ).fetchall()
     steps = "\n".join(row[3] for row in plan)
@@ -287,9 +292,9 @@ async def test_a_page_of_a_long_history_reads_little_of_it(path: Path) -> None:
 
 @given(rows=st.integers(0, 5_000))
 def test_rows_are_cut_into_few_statements(rows: int) -> None:
-    cuts = list(sqlite_rows._slices(rows))
+    cuts = list(sqlite_columns.slices(rows))
     assert [number for first, last, _ in cuts for number in range(first, last)] == list(range(rows))
     for first, last, size in cuts:
-        assert size in sqlite_rows._INSERT_RECORDS
+        assert size in [1 << power for power in range(10)]
         assert size - size // 8 <= last - first <= size
-    assert len(cuts) <= rows // sqlite_rows.ROWS_MOST + 9
+    assert len(cuts) <= rows // sqlite_columns.ROWS_MOST + 9

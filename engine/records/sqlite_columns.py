@@ -1,0 +1,176 @@
+"""The columns of a transfer's row: what turns a record into values and back, and statements for many rows at once.
+
+A thread that runs SQLite gives up the interpreter's lock around every statement, and waits for it after every
+statement: behind a busy event loop that wait is what counts. So many rows go into one statement.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from transfer_engine.engine.records.protocol import RecordsDamaged
+from transfer_engine.schema.transfers import TransferRecord, TransferState
+
+_COLUMNS: Final = (
+    "req_id",
+    "source",
+    "target",
+    "user_id",
+    "target_user_id",
+    "asset_id",
+    "amount",
+    "state",
+    "created_at",
+    "updated_at",
+    "error",
+    "retry_count",
+    "fingerprint",
+    "version",
+)
+REQ_ID: Final = _COLUMNS.index("req_id")
+USER_ID: Final = _COLUMNS.index("user_id")
+TARGET_USER_ID: Final = _COLUMNS.index("target_user_id")
+CREATED_AT: Final = _COLUMNS.index("created_at")
+VERSION: Final = _COLUMNS.index("version")
+
+Values = tuple[Any, ...]
+"""A row of ``transfers`` without its number, in the order of its columns."""
+
+RECORD_COLUMNS: Final = ", ".join(f"t.{column}" for column in _COLUMNS[:-1])
+"""What :func:`record_of` reads."""
+
+UPSERT: Final = (
+    "(number) DO UPDATE SET "
+    + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS[1:])
+    + " WHERE excluded.version > transfers.version"
+)
+
+ROWS_MOST: Final = 512
+"""Rows in one statement: 7,680 parameters, of the 32,766 that SQLite allows; a statement of 100 KiB when prepared."""
+
+_SIGN: Final = 1 << 63
+_MODULUS: Final = 1 << 64
+"""Fingerprints have 64 bits without a sign; SQLite's integers have one."""
+
+_STATES: Final = {state.value: state for state in TransferState}
+_NAMES: Final = {state: state.value for state in TransferState}
+
+
+blob_parameter: Final = bytearray
+"""Makes a statement's parameter of a key: each ``bytes`` would cost a search for an adapter, about 1 us."""
+
+
+def record_key(req_id: int) -> bytes:
+    """Return the 16 bytes under which a transfer is stored.
+
+    Raises:
+        ValueError: the number has more than 128 bits, or is negative.
+    """
+    if req_id < 0 or req_id >> 128:
+        raise ValueError(f"req_id is {req_id}: it must have 128 bits")
+    return req_id.to_bytes(16, "big")
+
+
+def values_of(record: TransferRecord) -> Values:
+    """Return the values of a record's row."""
+    return (
+        record.req_id.bytes,
+        record.source,
+        record.target,
+        record.user_id,
+        record.target_user_id,
+        record.asset_id,
+        record.amount,
+        _NAMES[record.state],
+        record.created_at,
+        record.updated_at,
+        record.error,
+        record.retry_count,
+        record.fingerprint if record.fingerprint < _SIGN else record.fingerprint - _MODULUS,
+        record.version,
+    )
+
+
+def record_of(row: Sequence[Any]) -> TransferRecord:
+    """Build the record of a row (``RECORD_COLUMNS``).
+
+    Raises:
+        RecordsDamaged: the row's state is none that we know.
+    """
+    req_id = UUID(bytes=row[0])
+    state = _STATES.get(row[7])
+    if state is None:
+        raise RecordsDamaged(
+            f"transfer {req_id} has the unknown state {row[7]!r} in table transfers: "
+            "run the engine that wrote it, or restore the file from a backup"
+        )
+    return TransferRecord(
+        req_id=req_id,
+        source=row[1],
+        target=row[2],
+        user_id=row[3],
+        target_user_id=row[4],
+        asset_id=row[5],
+        amount=row[6],
+        state=state,
+        created_at=row[8],
+        updated_at=row[9],
+        error=row[10],
+        retry_count=row[11],
+        fingerprint=row[12] % _MODULUS,
+    )
+
+
+def slices(rows: int) -> Iterator[tuple[int, int, int]]:
+    """Split ``rows`` into (first, last, size): powers of two, so that few statements are ever prepared.
+
+    A slice may be a little shorter than its size, by an eighth at most: then its last row is repeated.
+    """
+    first = 0
+    while first < rows:
+        left = min(rows - first, ROWS_MOST)
+        size = 1 << (left - 1).bit_length()
+        if left < size - size // 8:
+            size = left = size // 2
+        yield first, first + left, size
+        first += left
+
+
+class BulkStatement:
+    """A statement for any number of rows; ``{rows}`` in it stands for as many placeholders as a slice has.
+
+    A row that is repeated must do no harm.
+    """
+
+    def __init__(self, statement: str, placeholders: str) -> None:
+        self._width = placeholders.count("?")
+        self._sizes = {
+            1 << power: statement.format(rows=", ".join([placeholders] * (1 << power)))
+            for power in range(ROWS_MOST.bit_length())
+        }
+
+    def execute(self, connection: sqlite3.Connection, values: list[Any]) -> None:
+        """Run it for rows whose values follow each other."""
+        for _ in self.select(connection, values):
+            pass
+
+    def select(self, connection: sqlite3.Connection, values: list[Any]) -> Iterator[Any]:
+        """Run it, and yield the rows that it finds."""
+        width = self._width
+        for first, last, size in slices(len(values) // width):
+            part = values[first * width : last * width]
+            part += part[-width:] * (size - (last - first))
+            yield from connection.execute(self._sizes[size], part)
+
+
+def bulk_insert(into: str, width: int, on_conflict: str) -> BulkStatement:
+    """Return an insert of rows with ``width`` values.
+
+    OR ROLLBACK: a broken constraint ends the whole transaction, so SQLite need not keep a copy of each page that one
+    statement changes (the "statement journal", a temporary file written beside the WAL).
+    """
+    return BulkStatement(
+        f"INSERT OR ROLLBACK INTO {into} VALUES {{rows}} ON CONFLICT {on_conflict}",  # noqa: S608
+        f"({', '.join('?' * width)})",
+    )
