@@ -35,6 +35,7 @@ def commands() -> None:
 def serve(config: Path | None, host: str | None, port: int | None, data_dir: Path | None) -> None:
     """Run an engine and its HTTP API until SIGTERM or Ctrl-C."""
     # What serves is imported here: the other commands start in a fraction of the time without it.
+    import structlog  # noqa: PLC0415
     import trio  # noqa: PLC0415
 
     from transfer_engine.engine.assembly import DataDirUnusable  # noqa: PLC0415
@@ -63,6 +64,10 @@ def serve(config: Path | None, host: str | None, port: int | None, data_dir: Pat
         SimulatedCoreUnavailable,
     ) as error:
         raise click.ClickException(str(error)) from None
+    except Exception as error:  # the log has the traceback; whoever started the server gets one line
+        log = structlog.stdlib.get_logger("transfer_engine.http")
+        log.critical("the server failed", exc_info=error)
+        raise click.ClickException(f"the server failed: {error}") from None
 
 
 def _announce(url: str) -> None:

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from transfer_engine.engine.settings import Settings
+from transfer_engine.engine.settings import ServiceSettings, Settings
 from transfer_engine.http.configuration_file import ConfigurationError, ConfigurationFile, read_configuration_file
 
 ENVIRONMENT_PREFIX: Final = "TRANSFER_ENGINE_"
@@ -53,6 +53,16 @@ class ServerSettings(Settings):
     @classmethod
     def _expand_home(cls, data_dir: Path) -> Path:
         return data_dir.expanduser()
+
+    @field_validator("services")
+    @classmethod
+    def _no_embedded_cores(cls, services: tuple[ServiceSettings, ...]) -> tuple[ServiceSettings, ...]:
+        for service in services:
+            if service.kind == "core":
+                raise ValueError(
+                    f"{service.name} is of kind core, which only a program that embeds the engine can bring"
+                )
+        return services
 
 
 class _Environment(BaseSettings, ServerSettings):

@@ -82,6 +82,7 @@ def test_the_home_directory_is_found(tmp_path: Path) -> None:
         ("assets:\n- {asset_id: 1, symbol: USDT}\n", 2, ["assets.0.decimals is missing"]),
         ("assets:\n- asset_id: 1\n  symbol: USDT\n  decimals: 8\n  colour: red\n", 5, ["unknown key assets.0.colour"]),
         ("services:\n- {name: external, code: 9}\n", 1, ["external"]),
+        ("port: 1\nservices:\n- {name: a, code: 9, kind: core}\n", 2, ["services is", "a is of kind core"]),
         ("port: [1\nhost: x\n", 2, ["not YAML"]),
         ("port: !!python/object:os.system 1\n", 1, ["not YAML"]),
         ("port: *nowhere\n", 1, ["not YAML", "undefined alias"]),
