@@ -1,0 +1,81 @@
+"""Every ledger that must keep the contract, behind one fixture."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tigerbeetle as tb
+import trio
+
+from support.ledger_books import Books
+from support.tigerbeetle_server import ThreadedTigerBeetle, find_binary, running_server
+from transfer_engine.engine.ledger.embedded import open_embedded_ledger
+from transfer_engine.engine.ledger.protocol import Ledger
+
+
+@dataclass
+class Backend:
+    """A ledger, another way to the same one, and a way to let seconds go by."""
+
+    ledger: Ledger
+    other_session: Ledger
+    pass_time: Callable[[float], Awaitable[None]]
+
+
+@pytest.fixture(scope="session")
+def tigerbeetle_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    binary = find_binary()
+    if binary is None:
+        pytest.skip("NOT TESTED against a real TigerBeetle: put `tigerbeetle` on PATH or set TIGERBEETLE_BINARY")
+    with running_server(binary, tmp_path_factory.mktemp("tigerbeetle")) as address:
+        yield address
+
+
+@asynccontextmanager
+async def _embedded(path: Path) -> AsyncIterator[Backend]:
+    offset_ns = 0
+
+    async def pass_time(seconds: float) -> None:
+        nonlocal offset_ns
+        await trio.lowlevel.checkpoint()
+        offset_ns += int(seconds * 1e9)
+
+    async with open_embedded_ledger(path, clock_ns=lambda: time.time_ns() + offset_ns) as ledger:
+        yield Backend(ledger, ledger, pass_time)
+
+
+@asynccontextmanager
+async def _tigerbeetle(address: str) -> AsyncIterator[Backend]:
+    async def pass_time(seconds: float) -> None:
+        # The server has its own clock, and looks for expired holds now and then.
+        await trio.sleep(seconds + 1)
+
+    with closing(tb.ClientSync(0, address)) as client, closing(tb.ClientSync(0, address)) as other:
+        yield Backend(ThreadedTigerBeetle(client), ThreadedTigerBeetle(other), pass_time)
+
+
+@pytest.fixture(params=["embedded", "tigerbeetle"])
+def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], object]:
+    if request.param == "embedded":
+        return lambda: _embedded(tmp_path / "ledger.sqlite")
+    address = request.getfixturevalue("tigerbeetle_address")
+    return lambda: _tigerbeetle(address)
+
+
+@pytest.fixture
+async def backend(open_backend) -> AsyncIterator[Backend]:
+    async with open_backend() as made:
+        yield made
+
+
+@pytest.fixture
+def ledger(backend: Backend) -> Ledger:
+    return backend.ledger
+
+
+@pytest.fixture
+def books(backend: Backend) -> Books:
+    return Books(backend.ledger)
