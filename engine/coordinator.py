@@ -205,9 +205,11 @@ class Coordinator:
             return False
         if verdict is HoldVerdict.UNDECIDED:
             self._alerts.critical("hold_undecided", transfer=repr(transfer), status=status_name(hold.status))
-            transfer.error = f"the ledger answered {status_name(hold.status)}"
+            transfer.trouble(f"the ledger answered {status_name(hold.status)}")
             return False
-        if verdict is HoldVerdict.STANDS and await self._endings.answer_from_record(transfer):
+        if verdict is HoldVerdict.NEW:
+            transfer.is_record_known = True  # there is none: nobody has used this key before
+        elif await self._endings.answer_from_record(transfer):
             return False
         transfer.held(hold.timestamp)
         crash_points.reach("after_hold")

@@ -74,5 +74,5 @@ class Drives:
     def set_aside(self, transfer: OpenTransfer, error: BaseException) -> None:
         """Stop trying a transfer in this life; an operator's resolve, or the next life, takes it up again."""
         transfer.is_quarantined = True
-        transfer.error = f"set aside after repeated crashes: {type(error).__name__}"
+        transfer.trouble(f"set aside after repeated crashes: {type(error).__name__}")
         self._alerts.critical("transfer_set_aside", transfer=repr(transfer), error=repr(error))

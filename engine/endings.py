@@ -14,10 +14,11 @@ from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.state_machine import TransferEvent
 from transfer_engine.engine.submitter import Submitter
 from transfer_engine.engine.verdicts import EndVerdict, end_verdict, status_name
-from transfer_engine.schema.ids import HOLD, POSTS, VOIDS, is_keyed
+from transfer_engine.schema.ids import HOLD, POSTS, VOIDS
 from transfer_engine.schema.transfers import STATUS_OF_STATE
 
 CANCELLED_BY_OPERATOR = "cancelled by an operator"
+_BURNT = frozenset({EndVerdict.BURNT_BEFORE, EndVerdict.BURNT_NOW})
 
 
 class Endings:
@@ -73,9 +74,8 @@ class Endings:
             else:
                 [result] = await self._submitter.submit([build(leg)])
             verdict = end_verdict(result.status)
-            if verdict is EndVerdict.BURNT_BEFORE:
-                continue
-            if verdict is EndVerdict.BURNT_NOW and await self._can_try_again(transfer):
+            # What burnt this leg would burn the next one, too, and one more at every replay; and there are few.
+            if verdict in _BURNT and await self._are_accounts_open(transfer):
                 continue
             if verdict is EndVerdict.DONE:
                 transfer.updated_at = result.timestamp // 1_000_000
@@ -85,14 +85,13 @@ class Endings:
                 self._alerts.critical(
                     "end_undecided", transfer=repr(transfer), leg=leg, status=status_name(result.status)
                 )
-                transfer.error = f"the ledger answered {status_name(result.status)}"
+                transfer.trouble(f"the ledger answered {status_name(result.status)}")
             return verdict
         self._alerts.critical("legs_used_up", transfer=repr(transfer), legs=list(legs))
-        transfer.error = "every leg of this transfer is burnt"
+        transfer.trouble("every leg of this transfer is burnt")
         return EndVerdict.UNDECIDED
 
-    async def _can_try_again(self, transfer: OpenTransfer) -> bool:
-        """Tell whether what burnt a leg is gone; else the next one would be burnt, too, and there are few."""
+    async def _are_accounts_open(self, transfer: OpenTransfer) -> bool:
         body = transfer.body
         accounts = await self._ledger.lookup_accounts([body.debit_account_id, body.credit_account_id])
         return len(accounts) == 2 and not any(account.flags & AccountFlags.CLOSED for account in accounts)
@@ -111,11 +110,11 @@ class Endings:
         """
         if transfer.is_record_known:
             return False
-        transfer.is_replay = is_keyed(transfer.req_id)
         record = await self._records.get(transfer.req_id)
         transfer.is_record_known = True
         if record is None:
-            return False
+            return False  # not a replay for sure: the hold's first answer may just have been lost
+        transfer.is_replay = True
         if record.fingerprint != transfer.intent.fingerprint:
             self._close(transfer, key_reused())
             return True
@@ -144,12 +143,12 @@ class Endings:
             self._close(transfer, key_reused())
         else:
             self._alerts.critical("hold_vanished", transfer=repr(transfer))
-            transfer.error = "the ledger says that the hold exists, and can't find it"
+            transfer.trouble("the ledger says that the hold exists, and can't find it")
 
     def contradiction(self, transfer: OpenTransfer, what: str) -> None:
         """A core and the ledger disagree about a final answer: no terminal state, a person must look."""
         self._alerts.critical("contradiction", transfer=repr(transfer), what=what)
-        transfer.error = what
+        transfer.trouble(what)
 
 
 def key_reused() -> KeyReused:

@@ -126,10 +126,18 @@ class OpenTransfer:
         self.updated_at = record.updated_at
         self.is_record_known = True
 
-    def leave(self, error: str | None = None) -> None:
-        """Nobody works on it now: the scanner will. Those that wait are let go: no answer will come soon."""
-        if error is not None:
-            self.error = error
+    def trouble(self, what: str) -> None:
+        """Say why it does not end now. Once it is being undone, the reason of that stays: its last row gives it."""
+        if self.state is not TransferState.COMPENSATING:
+            self.error = what
+
+    def leave(self, what: str | None = None) -> None:
+        """Nobody works on it now: the scanner will. Those that wait are let go: no answer will come soon.
+
+        ``what`` is the trouble, if there is any.
+        """
+        if what is not None:
+            self.trouble(what)
         self.custody = Custody.WAITING
         self.touched_at = trio.current_time()
         self.release()

@@ -122,5 +122,5 @@ class Resolver:
             case Failed(reason):
                 self._endings.contradiction(transfer, f"the source refused the rollback: {reason}")
             case Pending(reason):
-                transfer.error = f"{transfer.source.name} did not answer the rollback ({reason})"
+                transfer.trouble(f"{transfer.source.name} did not answer the rollback ({reason})")
         return False

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -26,5 +27,6 @@ async def world() -> World:
 def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Faults are logged with their tracebacks; here they happen on purpose, by the thousand."""
     caplog.set_level(1_000, logger="transfer_engine.actors")
-    with structlog.testing.capture_logs():
+    with structlog.testing.capture_logs() as logged:
         yield
+    sys.stdout.writelines(f"{entry}\n" for entry in logged[-20:])

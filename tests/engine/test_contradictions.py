@@ -53,7 +53,7 @@ async def test_a_targets_success_that_meets_a_void_is_a_contradiction(world: Wor
         req_id = told.outcome.req_id
         assert told.outcome.status is TransferStatus.PENDING
         assert engine.statistics().alerts["contradiction"] == 1
-        await trio.sleep(200)
+        await trio.sleep(20)
         assert engine.statistics().open_transfers == 1
         assert world.row(req_id).state is TransferState.TARGET_PENDING, "no terminal state"
         assert f"{PAIRS[pair][0]}.rollback" not in world.wire.names(req_id)
@@ -119,7 +119,7 @@ async def test_a_refusal_by_the_target_that_meets_a_post_is_a_contradiction(worl
         told = await interrupted(world, engine, pair, "void", lambda: leg_of_another(world, engine, 2))
         assert told.outcome.status is TransferStatus.PENDING
         assert engine.statistics().alerts["contradiction"] == 1
-        await trio.sleep(200)
+        await trio.sleep(20)
         assert world.row(told.outcome.req_id).state is TransferState.COMPENSATING
         assert f"{source}.rollback" not in world.wire.names(told.outcome.req_id), "a posted hold is never rolled back"
 
@@ -132,7 +132,7 @@ async def test_a_refusal_by_the_source_that_meets_a_post_is_a_contradiction(worl
         told = await interrupted(world, engine, pair, "void", lambda: leg_of_another(world, engine, 2))
         assert told.outcome.status is TransferStatus.PENDING
         assert engine.statistics().alerts["contradiction"] == 1
-        await trio.sleep(200)
+        await trio.sleep(20)
         assert not world.row(told.outcome.req_id).state.is_terminal
 
 
@@ -144,7 +144,7 @@ async def test_a_source_that_takes_its_word_back_once_the_target_was_asked_voids
         req_id = told.outcome.req_id
         assert world.row(req_id).state is TransferState.TARGET_PENDING
         world.wire.forged[f"{FREEZING}.withdraw"] = Failed("never heard of it")
-        await trio.sleep(200)
+        await trio.sleep(20)
         assert "void" not in world.wire.names(req_id)
         assert engine.statistics().alerts["contradiction"] > 0
         world.wire.forged.clear()
@@ -169,7 +169,7 @@ async def test_a_refused_rollback_is_a_contradiction(world: World) -> None:
         told = await world.ask(engine, FREEZING, DIRECT)
         assert told.outcome.status is TransferStatus.PENDING
         assert engine.statistics().alerts["contradiction"] == 1
-        await trio.sleep(100)
+        await trio.sleep(10)
         assert world.row(told.outcome.req_id).state is TransferState.COMPENSATING
 
 

@@ -116,7 +116,7 @@ async def test_pending_at_every_place_and_then_the_scanners_success(
         assert not record.state.is_terminal
         assert not any(name.startswith(("void", f"{source}.rollback")) for name in world.wire.names(req_id))
 
-        await trio.sleep(100)
+        await trio.sleep(10)
         assert engine.statistics().open_transfers == 1, "it is asked again and again, and nothing is concluded"
         world.cores[service].behave(Behaviour())
         await world.heal(engine)
@@ -138,7 +138,7 @@ async def test_a_pending_rollback_is_asked_again_until_it_is_done(
         told = await world.ask(engine, *pair)
         req_id = told.outcome.req_id
         assert told.outcome.status is TransferStatus.PENDING
-        await trio.sleep(100)
+        await trio.sleep(10)
         assert world.row(req_id).state is TransferState.COMPENSATING
         world.cores[source].behave(Behaviour())
         await world.heal(engine)

@@ -42,10 +42,12 @@ PAIRS = {
     "core without freeze->core": (DIRECT, FREEZING),
 }
 SETTINGS = Settings(
+    scan_interval_ms=500,
+    stale_after_ms=3_000,
     services=(
         *DEFAULT_SERVICES,
         *(ServiceSettings(name=name, code=code, kind="core") for name, code in CORE_CODES.items()),
-    )
+    ),
 )
 _UNTOUCHED_SOURCE = {None, OperationState.REFUSED, OperationState.FENCED, OperationState.ROLLED_BACK}
 _UNTOUCHED_TARGET = {None, OperationState.REFUSED, OperationState.FENCED}
@@ -155,7 +157,7 @@ class World:
             told.answer = refused
         return told
 
-    async def heal(self, engine: Engine, *, within_s: float = 600) -> None:
+    async def heal(self, engine: Engine, *, within_s: float = 60) -> None:
         """Wait until nothing is under way any more."""
         with trio.move_on_after(within_s) as scope:
             while engine.statistics().open_transfers:  # noqa: ASYNC110  it is the scanner's doing, a while away

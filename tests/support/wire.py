@@ -65,6 +65,8 @@ class Wire:
         """Names of backends (`ledger`, `records`, or a core's) that do not answer now."""
         self.forged: dict[str, Any] = {}
         """Answers by the name of a call, which is then not applied: what a backend must not answer, it may."""
+        self.next_fates: dict[str, list[str]] = {}
+        """Fates by the name of a call, for the next ones that have it."""
         self._stops: list[Stop] = []
 
     def names(self, req_id: UUID | None = None) -> list[str]:
@@ -88,6 +90,9 @@ class Wire:
         """Make a call, with the fate that it has."""
         self.calls += 1
         fate = self.fates.get(self.calls, "")
+        for entry in entries:
+            if self.next_fates.get(entry.name):
+                fate = self.next_fates[entry.name].pop(0)
         stops = [stop for stop in self._stops if stop.name in {entry.name for entry in entries}]
         self._stops = [stop for stop in self._stops if stop not in stops]
         await trio.lowlevel.checkpoint()
