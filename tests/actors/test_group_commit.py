@@ -364,6 +364,26 @@ async def test_a_flush_that_miscounts_its_results_has_crashed(autojump_clock, st
     assert group_commit.statistics().entries_waiting == 2
 
 
+async def test_an_entry_that_comes_as_the_waiter_wakes_is_waited_for(autojump_clock, store):
+    group_commit = store.group_commit()
+
+    class SubmitAsTheWaiterWakes(trio.abc.Instrument):
+        def task_scheduled(self, task):
+            if task is waiter and group_commit.statistics().entries_flushed == 1:
+                group_commit.submit_nowait("b")
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(group_commit.run)
+        group_commit.submit_nowait("a")
+        async with trio.open_nursery() as waiters:
+            waiters.start_soon(group_commit.wait_drained)
+            [waiter] = waiters.child_tasks
+            await wait_all_tasks_blocked()
+            trio.lowlevel.add_instrument(SubmitAsTheWaiterWakes())
+        assert store.stored == ["a", "b"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_it_runs_once_at_a_time(autojump_clock, store):
     group_commit = store.group_commit()
     async with trio.open_nursery() as nursery:

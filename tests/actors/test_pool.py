@@ -174,6 +174,28 @@ async def test_messages_wait_for_the_pool_to_run(autojump_clock):
     assert sorted(handled) == [("alice", [1, 3]), ("bob", [2])]
 
 
+async def test_many_actors_are_respawned_in_slices_that_let_others_run(autojump_clock):
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            await trio.lowlevel.checkpoint()
+            ticks += 1
+
+    async def handle(key, messages):
+        await trio.sleep(1)
+
+    pool = make_pool(handle)
+    for key in range(5_000):
+        pool.tell_nowait(key, "message")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tick)
+        await nursery.start(pool.run)
+        assert ticks >= 4
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_pool_runs_once_at_a_time(autojump_clock):
     async def handle(key, messages):
         pass

@@ -262,7 +262,7 @@ def test_cancelled_at_every_step_a_pool_loses_no_message(at_every_step, cancelle
     async def program(steps):
         recorder = Recorder({1: 1, 4: 99, 5: 1})
         recorder.poison_crashes_left = 1
-        pool = recorder.pool(mailbox_capacity=3, batch_most=2, crashes_most=2, idle_ms=1)
+        pool = recorder.pool(mailbox_capacity=3, batch_most=2, crashes_most=2, idle_ms=20)
         told = []
 
         def tell(key, message):
@@ -279,7 +279,7 @@ def test_cancelled_at_every_step_a_pool_loses_no_message(at_every_step, cancelle
                     tell(message % 3, message)
                     await trio.lowlevel.checkpoint()
                 await pool.wait_drained()
-                await trio.sleep(0.01)  # lets the sweeper dismiss
+                await trio.sleep(0.05)  # lets the sweeper dismiss
                 nursery.cancel_scope.cancel()
         await drained(pool)
         check(recorder, told, poisonous=[4])

@@ -381,6 +381,20 @@ async def test_a_shutdown_amid_the_start_starts_nobody_else(autojump_clock, trou
     assert troupe.notes == ["+a", "-a"]
 
 
+async def test_a_shutdown_at_any_step_of_the_start_ends_the_run(autojump_clock):
+    # Which task of two goes first is up to trio's dice: so it is tried many times.
+    for steps in list(range(10)) * 20:
+        troupe = Troupe()
+        supervisor = Supervisor("engine", [troupe.child("a"), troupe.child("b")])
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(supervisor.run)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                await supervisor.shutdown(deadline_ms=1_000)
+        assert not troupe.alive
+
+
 async def test_a_shutdown_before_the_start_is_not_lost(autojump_clock, troupe):
     supervisor = Supervisor("engine", [troupe.child("a")])
     assert await supervisor.shutdown(deadline_ms=1_000)
