@@ -54,7 +54,7 @@ class Journal:
         """
         bucket = self.current_bucket
         for transfer in transfers:
-            if transfer.bucket is None:
+            if transfer.bucket is None and not transfer.is_journaled:  # else it has ended meanwhile
                 transfer.bucket = bucket
                 self._unsettled[bucket] += 1
         blobs = []

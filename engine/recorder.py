@@ -79,9 +79,11 @@ class Recorder:
 
         Cancellation while waiting leaves them on their way: they may become durable, and count as unsettled.
         """
-        await self.commits.submit(_Entry(to_journal=transfers), admitted=True)
-        for transfer in transfers:
-            transfer.is_journaled = True
+        for start in range(0, len(transfers), INTENTS_IN_BLOB_MOST):
+            part = transfers[start : start + INTENTS_IN_BLOB_MOST]
+            await self.commits.submit(_Entry(to_journal=part), admitted=True)
+            for transfer in part:
+                transfer.is_journaled = True
 
     async def persist(self, transfer: OpenTransfer) -> None:
         """Make a row of the transfer's present state durable, before the call that it announces.
