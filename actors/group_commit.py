@@ -134,7 +134,7 @@ class GroupCommit(Generic[E, R]):
         self._entries_faulted = 0
         self._entries_crashed = 0
         self._crashes = 0
-        self._last_error: Exception | None = None
+        self._last_error: str | None = None
 
     def __repr__(self) -> str:
         state = "running" if self._running else "not running"
@@ -158,7 +158,7 @@ class GroupCommit(Generic[E, R]):
             entries_faulted=self._entries_faulted,
             entries_crashed=self._entries_crashed,
             crashes=self._crashes,
-            last_error=None if self._last_error is None else repr(self._last_error),
+            last_error=self._last_error,
         )
 
     async def submit(self, entry: E, *, admitted: bool = False) -> R:
@@ -237,7 +237,7 @@ class GroupCommit(Generic[E, R]):
             if len(results) != len(batch):
                 raise FlushMiscounted(f"{self.name!r} flushed {len(batch)} entries and got {len(results)} results")  # noqa: TRY301
         except self._expected_faults as fault:
-            self._last_error = fault
+            self._last_error = repr(fault)  # not the error itself: it holds on to its frames
             self._entries_faulted += len(batch)
             _log.warning("group commit %s: a flush of %d entries failed: %r", self.name, len(batch), fault)
             self._release(batch)
@@ -289,7 +289,7 @@ class GroupCommit(Generic[E, R]):
     def _crashed(self, batch: list[_Waiting[E, R]], crash: Exception) -> bool:
         """Count the crash; True if it was dealt with here: an entry was set aside."""
         self._crashes += 1
-        self._last_error = crash
+        self._last_error = repr(crash)  # not the error itself: it holds on to its frames
         self._crashes_in_a_row += 1
         if self._crashes_in_a_row < self._crashes_most:
             return False

@@ -158,7 +158,7 @@ class ActorPool(Generic[K, M]):
         self._messages_refused = 0
         self._messages_poisoned = 0
         self._crashes = 0
-        self._last_error: Exception | None = None
+        self._last_error: str | None = None
 
     def __repr__(self) -> str:
         state = "running" if self._running else "not running"
@@ -181,7 +181,7 @@ class ActorPool(Generic[K, M]):
             messages_refused=self._messages_refused,
             messages_poisoned=self._messages_poisoned,
             crashes=self._crashes,
-            last_error=None if self._last_error is None else repr(self._last_error),
+            last_error=self._last_error,
         )
 
     @trio.lowlevel.enable_ki_protection
@@ -387,7 +387,7 @@ class ActorPool(Generic[K, M]):
     def _note_crash(self, actor: _Actor[K, M], error: Exception) -> None:
         """Count and log a crash; too many of them end this run."""
         self._crashes += 1
-        self._last_error = error
+        self._last_error = repr(error)  # not the error itself: it holds on to its frames
         _log.error("pool %s: the handler of actor %r crashed", self.name, actor.key, exc_info=error)
         if self._window.record() and self._nursery is not None and self._escalation is None:
             self._escalation = PoolEscalation(f"too many crashes in pool {self.name!r}: {self._window!r}")

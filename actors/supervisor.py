@@ -88,7 +88,7 @@ class _Child:
         self.spec = spec
         self.restarts = 0
         self.crashes = 0
-        self.last_error: Exception | None = None
+        self.last_error: str | None = None
         self.prepare()
 
     def prepare(self) -> None:
@@ -109,7 +109,7 @@ class _Child:
             state=self.state,
             restarts=self.restarts,
             crashes=self.crashes,
-            last_error=None if self.last_error is None else repr(self.last_error),
+            last_error=self.last_error,
         )
 
 
@@ -294,7 +294,7 @@ class Supervisor:
 
     def _crashed(self, child: _Child, error: Exception) -> None:
         child.crashes += 1
-        child.last_error = error
+        child.last_error = repr(error)  # not the error itself: it holds on to its frames
         _log.error("supervisor %s: child %s crashed", self.name, child.spec.name, exc_info=error)
         if self._on_crash is not None:
             try:
