@@ -33,6 +33,11 @@ SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x54_45_4C_31  # "TEL1": tells our file from any other SQLite file
 SQLITE_VERSION_MIN: Final = (3, 35, 0)
 
+WRITER_CACHE_KIB: Final = 65_536
+READER_CACHE_KIB: Final = 8_192
+LOG_PAGES_MAX: Final = 65_536
+"""Pages (of 4 KiB) in the write-ahead log until a commit has to copy them; see ``checkpoints``."""
+
 LEG_MASK: Final = 15
 """The low four bits of a transfer's id name a leg; what is above them usually is its ``user_data_128`` too."""
 
@@ -166,8 +171,8 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = OFF")
-        connection.execute("PRAGMA cache_size = -65536")
-        connection.execute("PRAGMA wal_autocheckpoint = 8192")
+        connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB if read_only else WRITER_CACHE_KIB}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES_MAX}")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
     except BaseException:

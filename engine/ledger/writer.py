@@ -15,6 +15,7 @@ from tigerbeetle import Account, CreateAccountResult, CreateTransferResult, Tran
 from transfer_engine.engine.ledger import storage
 from transfer_engine.engine.ledger.batch import apply_accounts, apply_transfers
 from transfer_engine.engine.ledger.book import AccountState, Book, TransferState
+from transfer_engine.engine.ledger.checkpoints import Checkpoints
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, LedgerUnavailable
 from transfer_engine.engine.ledger.recent_ids import RecentIds
 from transfer_engine.engine.ledger.transfer_rules import expire
@@ -79,6 +80,7 @@ class LedgerWriter:
         self.recent_ids = RecentIds(recent_ids_max)
         self._clock_ns = clock_ns
         self._accounts = _AccountCache(accounts_cached_max)
+        self._checkpoints = Checkpoints(path)
         self._connection: sqlite3.Connection | None = None
         self._closed = False
         self._batches = 0
@@ -125,6 +127,7 @@ class LedgerWriter:
     def close(self) -> None:
         """Close the file; later calls raise :class:`LedgerUnavailable`."""
         self._closed = True
+        self._checkpoints.wait()
         self._disconnect()
 
     def _commit_batch(
@@ -160,6 +163,7 @@ class LedgerWriter:
                 self._note_expiry(storage.expires_at(transfer))
         self._batches += 1
         self._events += count
+        self._checkpoints.after_commit(count)
         return results
 
     def _note_expiry(self, expires_at: int) -> None:
