@@ -46,6 +46,9 @@ from transfer_engine.schema.transfers import TransferState
 _CREATED = CreateTransferStatus.CREATED
 _FIRST_POST = POSTS[0]
 
+REPLAY_GAP_LEAST_MS = 1
+"""The first pause between two calls of a core that answers Pending: it doubles, so it may not be zero."""
+
 REASON_CHARACTERS_MOST = 500
 """Of a core's reason: it goes into a row, and to clients."""
 
@@ -92,7 +95,7 @@ class Coordinator:
         self._lease = lease
         self._alerts = alerts
         self._service_timeout_s = service_timeout_ms / 1000
-        self._replay_gap_s = replay_gap_ms / 1000
+        self._replay_gap_s = max(replay_gap_ms, REPLAY_GAP_LEAST_MS) / 1000
         self._drive_soon = drive_soon
 
     async def handle(self, _user_id: int, transfers: list[OpenTransfer]) -> None:

@@ -158,6 +158,7 @@ class Engine:
             KeyReused: the key was used before with another body; nothing moved.
             Overloaded: no room, or no backend, now; nothing was taken.
         """
+        _check_deadline(deadline_ms)
         admission = self._parts.admission
         transfer, is_joined = admission.admit(
             scheme="transfer",
@@ -187,6 +188,7 @@ class Engine:
 
         It takes the same path as any transfer, and raises the same; see :meth:`transfer`.
         """
+        _check_deadline(deadline_ms)
         admission = self._parts.admission
         transfer, is_joined = admission.admit(
             scheme="credit",
@@ -357,6 +359,13 @@ class Engine:
     def begin_shutdown(self) -> None:
         """Take no more transfers; leaving the engine's context then drains what is under way."""
         self._parts.admission.is_closed = True
+
+
+def _check_deadline(deadline_ms: object) -> None:
+    if deadline_ms is not None and (type(deadline_ms) is not int or deadline_ms < 0):
+        raise InvalidTransfer(
+            RefusalCode.INVALID_TYPE, "deadline_ms must be an integer of milliseconds, 0 or more", field="deadline_ms"
+        )
 
 
 def _number_of(req_id: UUID | str) -> int:

@@ -54,6 +54,11 @@ async def until_answered(
             health.fault = str(error) or type(error).__name__
             alerts.critical(f"{name}_unavailable", error=health.fault, attempt=attempt)
             await backoff.sleep(attempt)
+        except Exception:
+            # A crash is its supervisor's matter. Were the fault left standing, nothing would be let in, ever, to
+            # find out that it is over.
+            health.fault = ""
+            raise
         else:
             health.fault = ""
             return answer
