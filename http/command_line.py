@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from transfer_engine.http.demo import demo
 from transfer_engine.http.operator_commands import balances, credit, resolve, show, transfer
 
 PROGRAM: Final = "transfer-engine"
@@ -75,7 +76,7 @@ def _announce(url: str) -> None:
     sys.stdout.flush()
 
 
-for _command in (transfer, show, resolve, balances, credit):
+for _command in (transfer, show, resolve, balances, credit, demo):
     commands.add_command(_command)
 
 

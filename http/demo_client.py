@@ -12,7 +12,6 @@ import msgspec
 import trio
 
 from transfer_engine.http.demo_notes import Answer, Asked, Note, Notebook
-from transfer_engine.schema.transfers import TransferStatus
 from transfer_engine.schema.wire import BalancesResponse, RecordResponse, TransferResponse
 
 ANSWER_S: Final = 30.0
@@ -25,6 +24,11 @@ _LOOK_S: Final = 0.02
 _AGAIN_S: Final = 0.05
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Made once: httpx would load every certificate authority for every client, and there is no TLS here."""
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    code: str
+    detail: str
 
 
 class NoAnswer(Exception):
@@ -142,17 +146,23 @@ def _read(response: httpx.Response, *, took_ms: float) -> Answer:
         told = msgspec.json.decode(response.content, type=TransferResponse)
         return Answer(
             http_status=response.status_code,
-            status=TransferStatus(told.status),
+            status=told.status,
+            code="",
             req_id=str(told.req_id),
             message=told.message,
             is_replay=response.headers.get("idempotent-replayed") == "true",
             took_ms=took_ms,
         )
     try:
-        message = str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        message = response.text[:200]
+        problem = msgspec.json.decode(response.content, type=_Problem)
+    except msgspec.DecodeError:
+        problem = _Problem(code="no_problem_details", detail=response.text[:200])
     return Answer(
-        http_status=response.status_code, status=None, req_id="", message=message, is_replay=False, took_ms=took_ms
+        http_status=response.status_code,
+        status=None,
+        code=problem.code,
+        req_id="",
+        message=problem.detail,
+        is_replay=False,
+        took_ms=took_ms,
     )
-

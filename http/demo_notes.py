@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from transfer_engine.engine.outcomes import RefusalCode
 from transfer_engine.engine.services.registry import EXTERNAL
 from transfer_engine.schema.ids import fingerprint, keyed_req_id
 from transfer_engine.schema.transfers import TransferStatus
@@ -56,11 +57,13 @@ class Asked(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """One answer: what HTTP said of the request, and what the body said of the transfer.
 
-    ``status`` is None where the answer is about the request alone (it was refused, or the server is in trouble).
+    ``status`` is None where the answer is about the request alone (it was refused, or the server is in trouble);
+    then ``code`` is the problem's.
     """
 
     http_status: int
     status: TransferStatus | None
+    code: str
     req_id: str
     message: str | None
     is_replay: bool
@@ -88,12 +91,12 @@ class Note:
     @property
     def is_foreign(self) -> bool:
         """Whether the client was told that another body owns the key."""
-        return any(answer.http_status == 422 for answer in self.answers)
+        return any(answer.code == RefusalCode.KEY_REUSED for answer in self.answers)
 
     @property
     def is_unanswered(self) -> bool:
-        """Whether something was sent, and less answers came back."""
-        return self.sent > len(self.answers)
+        """Whether it was sent and never answered."""
+        return self.sent > 0 and not self.answers
 
 
 class Notebook:
