@@ -124,6 +124,7 @@ class Coordinator:
                 events.append(transfer.body.post(_FIRST_POST))
         results = iter(await self._submitter.submit(events))
         crash_points.reach("after_ledger")
+        to_cores = []
         for transfer in queued:
             hold = next(results)
             if transfer.is_wallet_pair:
@@ -131,7 +132,10 @@ class Coordinator:
             elif transfer.source.core is None:
                 self._drive_soon(transfer, partial(self._after_hold, transfer, hold, None))
             else:
-                await self._reach_core_in_order(transfer, hold)
+                to_cores.append((transfer, hold))
+        # Last: those whose source the ledger is have reached it, and wait for no core that is none of theirs.
+        for transfer, hold in to_cores:
+            await self._reach_core_in_order(transfer, hold)
 
     async def drive(self, transfer: OpenTransfer) -> None:
         """Drive one transfer from the top as far as it goes now.
