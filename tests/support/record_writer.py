@@ -5,13 +5,17 @@
 
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import trio
+from msgspec.structs import replace
 
 from support.record_stores import record
 from transfer_engine.engine import crash_points
+from transfer_engine.engine.records import sqlite_ids, sqlite_rows
 from transfer_engine.engine.records.protocol import JournalBlob
 from transfer_engine.engine.records.sqlite import open_sqlite_records
+from transfer_engine.schema.ids import keyed_req_id
 from transfer_engine.schema.transfers import TransferRecord
 
 ROWS_IN_GROUP = 20
@@ -21,7 +25,13 @@ USERS = 3
 def group(number: int) -> list[TransferRecord]:
     """Return the rows of a group."""
     numbers = range(number * ROWS_IN_GROUP, (number + 1) * ROWS_IN_GROUP)
-    return [record(each, user_id=each % USERS, target_user_id=USERS + each % 2) for each in numbers]
+    rows = [record(each, user_id=each % USERS, target_user_id=USERS + each % 2) for each in numbers]
+    return [*rows[::2], *(replace(row, req_id=keyed(row)) for row in rows[1::2])]
+
+
+def keyed(row: TransferRecord) -> UUID:
+    """Return a random identifier for a row, as a client's key makes it."""
+    return UUID(int=keyed_req_id("", "transfer", str(row.req_id)))
 
 
 def blob(number: int) -> JournalBlob:
@@ -40,5 +50,8 @@ async def write_until_killed(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    sqlite_rows.HISTORY_RECENT_MOST = 70  # so that what is moved in bulk is moved often
+    sqlite_ids.IDS_MOST = 100
+    sqlite_ids.MERGE_LEAST = 30
     crash_points.arm(sys.argv[2] if len(sys.argv) > 2 else None)
     trio.run(write_until_killed, Path(sys.argv[1]))

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
@@ -11,20 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.record_stores import STORES, Reopenable, SqliteStore, record
-from transfer_engine.engine.records import sqlite_rows
+from transfer_engine.engine.records import sqlite_ids, sqlite_rows
 from transfer_engine.engine.records.protocol import ClaimLost, JournalBlob, Life, RecordStore
-from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS, issued_req_id
+from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS, issued_req_id, keyed_req_id
 from transfer_engine.schema.transfers import TransferRecord, TransferState
 
-NUMBERS = range(6)
+REQ_IDS = [UUID(int=issued_req_id(number)) for number in range(4)]
+REQ_IDS += [UUID(int=keyed_req_id("", "transfer", str(number))) for number in range(4)]
 USERS = range(1, 5)
 SHARDS = range(2)
 
 small = st.integers(0, 3)
 rows = st.builds(
     record,
-    st.sampled_from(NUMBERS),
+    st.just(0),
     st.sampled_from([state.value for state in TransferState]),
+    req_id=st.sampled_from(REQ_IDS),
     user_id=st.sampled_from(USERS),
     target_user_id=st.sampled_from(USERS),
     created_at=small,
@@ -87,9 +90,6 @@ async def apply(store: RecordStore, model: Model, operation: tuple[Any, ...]) ->
         case ("raise_mark", shard, bucket):
             await store.raise_low_water_mark(shard, bucket)
             model.marks[shard] = max(model.marks[shard], bucket)
-            model.blobs = {
-                place: body for place, body in model.blobs.items() if place[0] != shard or place[1] >= bucket
-            }
         case ("claim", node, owner, ms):
             life = await store.claim(node, owner, ceiling_ms=SNOWFLAKE_EPOCH_MS + ms)
             epoch = 1 + sum(other.node == node for other in model.lives)
@@ -112,8 +112,11 @@ def same_version(model: Model, row: TransferRecord) -> bool:
 
 
 async def check(store: RecordStore, model: Model, limit: int) -> None:
-    assert await store.get_many([issued_req_id(number) for number in NUMBERS]) == model.rows
-    assert await store.scan_records(after=0, limit=100) == [model.rows[key] for key in sorted(model.rows)]
+    assert await store.get_many([req_id.int for req_id in REQ_IDS]) == model.rows
+    scanned = await store.scan_records(after=0, limit=limit)
+    while page := await store.scan_records(after=scanned[-1].req_id.int, limit=limit) if scanned else []:
+        scanned += page
+    assert scanned == [model.rows[key] for key in sorted(model.rows)]
     for user_id in USERS:
         listed: list[TransferRecord] = []
         position = None
@@ -126,9 +129,9 @@ async def check(store: RecordStore, model: Model, limit: int) -> None:
         assert listed == model.history(user_id)
     for shard in SHARDS:
         assert await store.low_water_mark(shard) == model.marks[shard]
-        found = [blob async for blob in store.read_journal(shard, from_bucket=0)]
+        found = [blob async for blob in store.read_journal(shard, from_bucket=model.marks[shard])]
         assert [(blob.shard, blob.bucket, blob.sequence) for blob in found] == sorted(
-            place for place in model.blobs if place[0] == shard
+            place for place in model.blobs if place[0] == shard and place[1] >= model.marks[shard]
         )
 
 
@@ -139,11 +142,18 @@ def test_a_store_agrees_with_the_model(kind: str, work: list[tuple[Any, ...]], l
     run_work(STORES[kind], work, limit)
 
 
-@settings(max_examples=60, deadline=None)
-@given(work=st.lists(operations, max_size=25), limit=st.integers(1, 5), recent_most=st.integers(1, 8))
-def test_sqlite_agrees_while_it_moves_the_history(work: list[tuple[Any, ...]], limit: int, recent_most: int) -> None:
+few = st.integers(1, 8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(work=st.lists(operations, max_size=25), limit=st.integers(1, 5), history=few, ids=few, merge=few)
+def test_sqlite_agrees_while_it_moves_histories_and_ids(
+    work: list[tuple[Any, ...]], limit: int, history: int, ids: int, merge: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite_rows, "HISTORY_RECENT_MOST", recent_most)
+        patch.setattr(sqlite_rows, "HISTORY_RECENT_MOST", history)
+        patch.setattr(sqlite_ids, "IDS_MOST", ids)
+        patch.setattr(sqlite_ids, "MERGE_LEAST", merge)
         run_work(SqliteStore, work, limit)
 
 

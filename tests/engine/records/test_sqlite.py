@@ -182,6 +182,19 @@ async def test_reads_do_not_wait_for_a_writer(path: Path, foreign_writer: sqlite
         foreign_writer.execute("ROLLBACK")
 
 
+async def test_rows_that_another_process_wrote_are_neither_lost_nor_doubled(path: Path) -> None:
+    async with open_sqlite_records(path) as first, open_sqlite_records(path) as second:
+        for number in range(0, 20, 2):
+            await first.write([], [record(number), record(number + 1, "init")])
+            await second.write([], [record(number + 1), record(100 + number)])
+    rows = [record(number) for number in [*range(20), *range(100, 120, 2)]]
+    async with open_sqlite_records(path) as store:
+        assert await store.scan_records(after=0, limit=100) == rows
+        assert (await store.history(1, limit=100)).records == rows[::-1]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM transfers").fetchone() == (len(rows),)
+
+
 # Groups
 
 

@@ -26,14 +26,16 @@ async def groups_in(path: Path) -> int:
     async with open_sqlite_records(path) as store:
         rows = await store.scan_records(after=0, limit=1_000_000)
         count = len(rows) // ROWS_IN_GROUP
-        assert rows == [row for number in range(count) for row in group(number)]
+        written = [row for number in range(count) for row in group(number)]
+        assert rows == sorted(written, key=lambda row: row.req_id.int)
+        assert len(await store.get_many([row.req_id.int for row in written])) == len(written)
         assert [found async for found in store.read_journal(0, from_bucket=0)] == [
             blob(number) for number in range(count)
         ]
         for user_id in range(USERS + 2):
             page = await store.history(user_id, limit=1_000_000)
             own = [row for row in rows if user_id in (row.user_id, row.target_user_id)]
-            assert page.records == own[::-1]
+            assert page.records == sorted(own, key=lambda row: row.created_at, reverse=True)
         return count
 
 
