@@ -31,7 +31,12 @@ class Completion:
         self._behind.update(behind)
 
     def ended(self, transfer: OpenTransfer) -> None:
-        """Let a transfer go whose last row is durable: its key is its body's for ever."""
+        """Let a transfer go whose last row is durable: its key is its body's for ever.
+
+        Told again, because the row was written again, it does nothing.
+        """
+        if self._open.find(transfer.req_id) is not transfer:
+            return
         if transfer.is_recovered:
             crash_points.reach("during_recovery")
         self._counts[transfer.state.value] += 1

@@ -142,9 +142,15 @@ class Coordinator:
 
         Cancellation leaves it to the scanner, or to the next life.
         """
+        await self.journal_first(transfer)
         if self._lease.is_held and await self._with_accounts([transfer]):
             [hold] = await self._submitter.submit([transfer.body.hold()])
             await self._after_hold(transfer, hold, None)
+
+    async def journal_first(self, transfer: OpenTransfer) -> None:
+        """Make the intent durable of a transfer that was set aside before it was; cancellation leaves it to be."""
+        if not transfer.is_journaled:
+            await self._recorder.journal([transfer])
 
     async def _with_accounts(self, transfers: list[OpenTransfer]) -> list[OpenTransfer]:
         """Return the transfers whose accounts are acknowledged; the others are left pending."""

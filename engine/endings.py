@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import trio
 from tigerbeetle import AccountFlags, CreateTransferResult, Transfer
 
 from transfer_engine.engine.alerts import Alerts
@@ -51,6 +52,7 @@ class Endings:
             raise ValueError(f"{transfer!r} has not ended")
         transfer.error = error
         transfer.custody = Custody.ENDING
+        transfer.touched_at = trio.current_time()
         self._recorder.end(transfer)
 
     async def post(self, transfer: OpenTransfer, answered: CreateTransferResult | None = None) -> EndVerdict:

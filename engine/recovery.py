@@ -135,10 +135,12 @@ class Replays:
             self._watch(transfer)
             if self._journal.is_overdue(transfer) and transfer.is_journaled:
                 overdue.append(transfer)
-            if transfer.custody is not Custody.WAITING or transfer.is_quarantined:
+            if transfer.is_quarantined or transfer.touched_at > stale_before:
                 continue
-            if transfer.touched_at <= stale_before:
+            if transfer.custody is Custody.WAITING:
                 await self._replay(transfer)
+            elif transfer.custody is Custody.ENDING and self._recorder.health.is_good:
+                self._end_again(transfer)
         if overdue:
             bucket = self._journal.current_bucket
             await self._recorder.journal(overdue)
@@ -153,6 +155,17 @@ class Replays:
         self._drives.start(transfer, partial(self._coordinator.drive, transfer))
         if not transfer.is_wallet_pair:
             await trio.sleep(self._settings.replay_gap_ms / 1000)
+
+    def _end_again(self, transfer: OpenTransfer) -> None:
+        """Write a last row again that crashed the recorder, and was set aside there."""
+        transfer.touched_at = trio.current_time()
+        transfer.crashes += 1
+        self._alerts.critical("last_row_missing", transfer=repr(transfer), crashes=transfer.crashes)
+        if transfer.crashes <= self._settings.poison_crashes_most:
+            self._recorder.end(transfer)
+        else:
+            transfer.is_quarantined = True
+            transfer.leave()
 
     def _watch(self, transfer: OpenTransfer) -> None:
         """Alert, once each, a transfer that is pending for too long."""

@@ -26,6 +26,15 @@ from transfer_engine.engine.submitter import Submitter
 from transfer_engine.schema.ids import SnowflakeGenerator
 
 
+_RESTARTS_MOST = 100
+"""Restarts of all actors in a minute before the engine gives up.
+
+A poisonous transfer costs some nine of them before it is set aside: a few at once, or a next life that starts with
+them, must not end the engine. With a second's backoff, actors that crash whatever they are given get there within one
+to two minutes.
+"""
+
+
 def now_ms() -> int:
     """Return the wall clock, Unix ms."""
     return time.time_ns() // 1_000_000
@@ -167,6 +176,7 @@ def _supervisor(
             ChildSpec("scanner", scanner.run),
             ChildSpec("users", pool.run, drain=pool.wait_drained),
         ],
+        restarts_most=_RESTARTS_MOST,
         backoff=Backoff(first_ms=10, most_ms=1_000),
         on_crash=lambda name, error: alerts.critical("actor_crashed", actor=name, error=repr(error)),
     )
