@@ -25,7 +25,6 @@ from transfer_engine.engine.settings import Settings
 from transfer_engine.engine.submitter import Submitter
 from transfer_engine.schema.ids import SnowflakeGenerator
 
-
 _RESTARTS_MOST = 100
 """Restarts of all actors in a minute before the engine gives up.
 

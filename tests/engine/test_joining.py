@@ -184,10 +184,9 @@ async def test_callers_are_let_go_when_a_transfer_is_left_to_the_scanner(world: 
 
 
 async def test_transfers_without_a_key_are_never_joined(world: World) -> None:
-    async with world.engine() as engine:
-        async with trio.open_nursery() as nursery:
-            for _ in range(10):
-                nursery.start_soon(lambda: world.ask(engine, "funding", "trading"))
+    async with world.engine() as engine, trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(lambda: world.ask(engine, "funding", "trading"))
     assert len({told.outcome.req_id for told in world.told}) == 10
     assert await world.spendable(1, "trading") == 1_000
     await world.check()
