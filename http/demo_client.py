@@ -31,6 +31,21 @@ class _Problem(msgspec.Struct, frozen=True):
     detail: str
 
 
+class _Body(httpx.AsyncByteStream):
+    """A request's body in one piece. httpx's own is an async generator, left half read where a server dies."""
+
+    def __init__(self, content: bytes) -> None:
+        self._left = [content]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
 class NoAnswer(Exception):
     """The connection ended before the answer came: what became of the request is unknown."""
 
@@ -63,12 +78,23 @@ class Client:
         note.sent += 1
         began = time.perf_counter()
         try:
-            response = await self._http.post(path, json=body, headers={"Idempotency-Key": asked.key})
+            response = await self._http.send(self._request(path, body, asked.key))
         except httpx.TransportError as error:
             raise NoAnswer(f"{asked.key}: {error!r}") from error
         answer = _read(response, took_ms=(time.perf_counter() - began) * 1000)
         note.answers.append(answer)
         return answer
+
+    def _request(self, path: str, body: dict[str, Any], key: str) -> httpx.Request:
+        content = msgspec.json.encode(body)
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            "Idempotency-Key": key,
+        }
+        request = self._http.build_request("POST", path, headers=headers)
+        request.stream = _Body(content)
+        return request
 
     async def ask_until_decided(self, note: Note) -> None:
         """Send a request again, by its same key, until the answer is final.

@@ -1,0 +1,142 @@
+"""Servers that are killed under load, over and over, on one data directory; in the end everything is examined."""
+
+import copy
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from support.books import breaches, examine
+from transfer_engine.http.demo_client import open_client
+from transfer_engine.http.demo_load import MATCHING, SERVICES, VAULT, Load
+from transfer_engine.http.demo_notes import Note, Notebook
+from transfer_engine.http.demo_server import ServerDied, ServerProcess, running_server
+
+CONFIG: dict[str, Any] = {
+    "services": list(SERVICES),
+    "deadline_ms": 2_000,
+    "service_timeout_ms": 300,
+    "scan_interval_ms": 50,
+    "stale_after_ms": 100,
+    "shutdown_ms": 5_000,
+    "log_format": "json",
+}
+"""Short times: what waits for the scanner waits for tenths of a second."""
+
+USERS_EACH = 18
+"""Of them three have a full account in the vault, so that their transfers to it are rolled back."""
+
+TRANSFERS_EACH = 400
+"""More than any life of these tests gets through."""
+
+LIVES_MOST = 5
+
+
+class Lives:
+    """The lives of a server on one directory, and its clients' notes of all of them.
+
+    Each life has users of its own, who have their money from the beginning.
+    """
+
+    def __init__(self, directory: Path, notebook: Notebook) -> None:
+        self.directory = directory
+        self.notebook = notebook
+        self.loads = [
+            Load(
+                notebook,
+                users=USERS_EACH,
+                transfers_each=TRANSFERS_EACH,
+                first_user=1 + life * USERS_EACH,
+                name=f"life{life}",
+            )
+            for life in range(LIVES_MOST)
+        ]
+        self.recovered: list[int] = []
+        """How many unfinished transfers each life found that lived to tell it."""
+        self._lived = 0
+
+    @classmethod
+    async def funded(cls, directory: Path) -> "Lives":
+        """Return lives that begin with everybody's money; the server has stopped."""
+        lives = cls(directory, Notebook())
+        async with running_server(directory, CONFIG) as server:
+            for load in lives.loads:
+                await load.fund(server.url)
+            assert await server.stop() == 0
+        return lives
+
+    def copy(self, directory: Path) -> "Lives":
+        """Return the same lives in another directory: neither changes the other."""
+        shutil.copytree(self.directory / "data", directory / "data")
+        return Lives(directory, copy.deepcopy(self.notebook))
+
+    def next_load(self) -> Load:
+        """Return the load of the next life."""
+        self._lived += 1
+        return self.loads[self._lived - 1]
+
+    async def live_until(self, crash_at: str, **config: Any) -> None:
+        """Live until the process kills itself at a named point: while it recovers, or under load."""
+        load = self.next_load()
+        try:
+            async with running_server(self.directory, {**CONFIG, **config}, crash_at=crash_at) as server:
+                await load.run(server.url)
+                returncode = await server.wait()
+        except ServerDied as died:
+            returncode = died.returncode
+        assert returncode == -signal.SIGKILL, f"{crash_at} was not reached: {self.log_tail()}"
+
+    async def live_until_answers(
+        self, answers: int, end: Callable[[ServerProcess], None], *, slow_ms: int = 0, **config: Any
+    ) -> int:
+        """Live until so many answers came; then do ``end``. Return the exit code.
+
+        Everything that is sent afterwards is noted as well; ``slow_ms`` is the cores' latency.
+        """
+        load = self.next_load()
+        left = answers
+
+        def answered(_: Note) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                end(server)
+
+        async with running_server(self.directory, {**CONFIG, **config}) as server:
+            if slow_ms:
+                async with open_client(server.url, self.notebook) as client:
+                    for core in (MATCHING, VAULT):
+                        await client.behave(core, latency_ms=slow_ms)
+            await load.run(server.url, answered=answered)
+            assert left <= 0, f"only {answers - left} answers came: {server.log_tail()}"
+            return await server.wait()
+
+    async def recover(self) -> None:
+        """Live a last life: recover, decide everything that has no final answer, stop gently; then examine all."""
+        async with running_server(self.directory, CONFIG) as server:
+            async with open_client(server.url, self.notebook) as client:
+                self.recovered.append((await client.healed())["recovered"])
+                async with trio.open_nursery() as nursery:
+                    for load in self.loads:
+                        nursery.start_soon(load.settle, server.url)
+                figures = await client.healed()
+            assert await server.stop() == 0, server.log_tail()
+        await self.examine(figures)
+
+    async def examine(self, figures: dict[str, Any] | None = None) -> None:
+        """Hold the files of the stopped server against the notes: every invariant."""
+        found = breaches(await examine(self.directory / "data", self.notebook, figures))
+        assert not found, "\n".join([*found[:20], self.log_tail()])
+
+    def log_tail(self) -> str:
+        """Return the last lines of all servers' log."""
+        return "\n".join((self.directory / "server.log").read_text().splitlines()[-20:])
+
+    @property
+    def alerts(self) -> list[str]:
+        """What the servers' logs say that a person should see."""
+        lines = (self.directory / "server.log").read_text().splitlines()
+        return [line for line in lines if '"level": "info"' not in line]
