@@ -5,6 +5,7 @@ from typing import NoReturn
 
 from transfer_engine.actors import ActorPool, MailboxFull, PoolClosed
 from transfer_engine.engine.endings import key_reused
+from transfer_engine.engine.lives import Lease
 from transfer_engine.engine.open_transfers import OpenTransfer, OpenTransfers
 from transfer_engine.engine.outcomes import InvalidTransfer, Overloaded, RefusalCode
 from transfer_engine.engine.services.registry import EXTERNAL, Service, ServiceRegistry
@@ -42,6 +43,7 @@ class Admission:
         pool: ActorPool[int, OpenTransfer],
         identifiers: SnowflakeGenerator,
         backends: Mapping[str, Health],
+        lease: Lease,
         clock_ms: Callable[[], int],
     ) -> None:
         self._registry = registry
@@ -51,8 +53,16 @@ class Admission:
         self._pool = pool
         self._identifiers = identifiers
         self._backends = backends
+        self._lease = lease
         self._clock_ms = clock_ms
         self.is_closed = False
+
+    @property
+    def closed_because(self) -> str:
+        """Why no transfer is taken any more, or an empty string."""
+        if self.is_closed:
+            return "shutting down"
+        return "" if self._lease.is_held else "this engine has lost its claim on its node"
 
     def service(self, name: object, field: str) -> Service:
         """Return the service that a client names; the external account is not a client's to name."""
@@ -168,6 +178,8 @@ class Admission:
     def _require_room(self) -> None:
         if self.is_closed:
             raise _shutting_down()
+        if not self._lease.is_held:
+            raise Overloaded(RefusalCode.UNAVAILABLE, f"{self.closed_because}: try again elsewhere")
         if len(self._open) >= self._open_most:
             raise Overloaded(RefusalCode.OVERLOADED, f"{len(self._open)} transfers are under way: try again later")
         for name, health in self._backends.items():

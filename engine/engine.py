@@ -313,17 +313,13 @@ class Engine:
                 else:
                     asked[name] = health.fault
         statistics = parts.scanner.statistics()
-        is_admitting = not parts.admission.is_closed
+        not_admitting = parts.admission.closed_because
         return Readiness(
             ledger=PartReadiness(ready=not asked["ledger"], detail=asked["ledger"]),
             records=PartReadiness(ready=not asked["records"], detail=asked["records"]),
             scanner=PartReadiness(
-                ready=statistics.running and is_admitting,
-                detail=""
-                if statistics.running and is_admitting
-                else "not running"
-                if is_admitting
-                else "shutting down",
+                ready=statistics.running and not not_admitting,
+                detail=not_admitting or ("" if statistics.running else "not running"),
             ),
         )
 

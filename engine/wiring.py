@@ -106,6 +106,7 @@ def wire(
         pool=pool,
         identifiers=identifiers,
         backends={"ledger": submitter.health, "record store": recorder.health},
+        lease=lease,
         clock_ms=clock_ms,
     )
     scanner = Scanner("scanner", replays.scan, settings.scan_interval_ms)

@@ -1,0 +1,112 @@
+"""Lives: what is promised ahead is durable first, a new life starts above all former ones, a lost claim asks nothing."""
+
+import pytest
+import trio
+
+from support.engines import BORN_MS, FREEZING, World, now_ms
+from support.memory_records import MemoryRecords
+from transfer_engine.engine.lives import begin_life
+from transfer_engine.engine.outcomes import Overloaded, RefusalCode
+from transfer_engine.engine.services.simulated import Behaviour
+from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS, snowflake_of
+from transfer_engine.schema.transfers import TransferState, TransferStatus
+
+
+def milliseconds_of(req_id: int) -> int:
+    return (snowflake_of(req_id) >> 22) + SNOWFLAKE_EPOCH_MS
+
+
+async def test_identifiers_stay_below_the_durable_ceiling(world: World) -> None:
+    async with world.engine() as engine:
+        for _ in range(20):
+            told = await world.ask(engine, "funding", "trading", amount=1)
+            assert milliseconds_of(told.outcome.req_id.int) <= world.records.claims[0][2]
+            await trio.sleep(1.7)
+
+
+async def test_the_next_life_issues_above_the_former_ones_ceiling(world: World) -> None:
+    highest = 0
+    for _ in range(4):
+        async with world.engine() as engine:
+            ceiling = world.records.claims[0][2]
+            for _ in range(3):
+                told = await world.ask(engine, "funding", "trading", amount=1)
+                assert told.outcome.req_id.int > highest
+                highest = told.outcome.req_id.int
+        async with world.engine() as engine:
+            told = await world.ask(engine, "funding", "trading", amount=1)
+            assert milliseconds_of(told.outcome.req_id.int) > ceiling
+            highest = told.outcome.req_id.int
+    await world.check()
+
+
+async def test_a_clock_that_steps_back_between_lives_repeats_nothing(world: World) -> None:
+    store = MemoryRecords()
+    seen: list[int] = []
+    for clock_ms in (BORN_MS, BORN_MS - 10**9, BORN_MS + 5, 0):
+        life, generator = await begin_life(store, node=3, clock_ms=lambda clock_ms=clock_ms: clock_ms, ahead_ms=1_000)
+        assert life.epoch == len(seen) // 10 + 1
+        seen += [generator.issue() for _ in range(10)]
+        assert store.claims[3][2] >= generator.logical_ms
+    assert sorted(set(seen)) == seen
+
+
+async def test_without_a_heartbeat_identifiers_run_out_and_keys_go_on(world: World) -> None:
+    async with world.engine(ceiling_ahead_ms=10_000) as engine:
+        world.wire.next_fates["ceiling"] = ["lose_request"] * 1_000
+        await trio.sleep(60)
+        assert engine.statistics().alerts["heartbeat_failed"] > 10
+        ceiling = engine._parts.journal._identifiers
+        ceiling._sequence = (1 << 12) - 1  # the last millisecond is used up
+        told = await world.ask(engine, "funding", "trading")
+        assert isinstance(told.answer, Overloaded)
+        assert told.answer.code is RefusalCode.UNAVAILABLE
+        keyed = await world.ask(engine, "funding", "trading", key="key")
+        assert keyed.outcome.status is TransferStatus.COMMITTED
+        world.wire.next_fates.clear()
+        await trio.sleep(3)
+        assert (await world.ask(engine, "funding", "trading")).outcome.status is TransferStatus.COMMITTED
+    await world.check()
+
+
+async def test_a_lost_claim_asks_nothing_more(world: World) -> None:
+    world.cores[FREEZING].behave(Behaviour(crash_before=999))
+    async with world.engine() as engine:
+        waiting = await world.ask(engine, "funding", FREEZING)
+        await world.records.claim(0, "another", ceiling_ms=now_ms())
+        await trio.sleep(5)
+        assert engine.statistics().alerts["claim_lost"] > 0
+        asked = [name for name in world.wire.names() if name in {"hold", "post", "accounts", f"{FREEZING}.deposit"}]
+        told = await world.ask(engine, "funding", "trading", key="key")
+        refused_or_pending = isinstance(told.answer, Overloaded) or told.outcome.status is TransferStatus.PENDING
+        assert refused_or_pending
+        await trio.sleep(60)
+        assert [
+            name for name in world.wire.names() if name in {"hold", "post", "accounts", f"{FREEZING}.deposit"}
+        ] == asked
+        assert not (await engine.readiness()).ready
+    world.cores[FREEZING].behave(Behaviour())
+    async with world.engine() as engine:
+        await world.heal(engine)
+    assert world.row(waiting.outcome.req_id).state is TransferState.COMMITTED
+    await world.check()
+
+
+async def test_a_lost_claim_moves_no_mark(world: World) -> None:
+    async with world.engine():
+        await world.records.claim(0, "another", ceiling_ms=now_ms())
+        mark = world.records.marks.get(0, 0)
+        await trio.sleep(100)
+    assert world.records.marks.get(0, 0) == mark
+
+
+@pytest.mark.parametrize("fate", ["lose_request", "lose_answer"])
+async def test_a_beat_that_was_lost_raises_nothing_too_early(world: World, fate: str) -> None:
+    async with world.engine() as engine:
+        for _ in range(10):
+            world.wire.next_fates["ceiling"] = [fate]
+            world.wire.next_fates["mark"] = [fate]
+            await trio.sleep(2.5)
+            told = await world.ask(engine, "funding", "trading", amount=1)
+            assert milliseconds_of(told.outcome.req_id.int) <= world.records.claims[0][2]
+    await world.check()
