@@ -132,6 +132,8 @@ class Replays:
         for position, transfer in enumerate(self._open):
             if position % 1_000 == 0:
                 await trio.lowlevel.checkpoint()
+            if self._open.find(transfer.req_id) is not transfer:
+                continue  # let go while this scan was pausing
             self._watch(transfer)
             if self._journal.is_overdue(transfer) and transfer.is_journaled:
                 overdue.append(transfer)
