@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from transfer_engine.engine.ledger import storage
+from transfer_engine.engine.ledger import sqlite_file
 
 PAGES_BETWEEN: Final = 4096
 """About this many pages (of 4 KiB) are written between two checkpoints: more are copied at once, fewer are saved."""
@@ -43,7 +43,7 @@ class Checkpoints:
 
     def _run(self) -> None:
         try:
-            connection = storage.connect(self._path, read_only=False)
+            connection = sqlite_file.connect(self._path, read_only=False)
             try:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()

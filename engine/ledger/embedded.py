@@ -25,7 +25,7 @@ from tigerbeetle import (
     Transfer,
 )
 
-from transfer_engine.engine.ledger import queries, storage
+from transfer_engine.engine.ledger import queries, sqlite_file
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.ledger.recent_ids import IDS_MAX
 from transfer_engine.engine.ledger.wire import require_ids_fit
@@ -80,6 +80,7 @@ class EmbeddedLedger:
         self._readers: deque[sqlite3.Connection] = deque()
         self._write_turn = trio.CapacityLimiter(1)
         self._read_turn = trio.CapacityLimiter(READERS_MAX)
+        self._closing = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -129,15 +130,20 @@ class EmbeddedLedger:
         Its caller's cancellation does not interrupt it: what is under way takes milliseconds.
         """
         with trio.CancelScope(shield=True):
-            self._closed = True
+            self._closing = True
             async with self._write_turn:
                 # Every reader's place taken means that no read is under way.
                 places = [object() for _ in range(READERS_MAX)]
                 for place in places:
                     await self._read_turn.acquire_on_behalf_of(place)
-                await trio.to_thread.run_sync(self._close)
+                try:
+                    await trio.to_thread.run_sync(self._close)
+                finally:
+                    for place in places:
+                        self._read_turn.release_on_behalf_of(place)
 
     def _close(self) -> None:
+        self._closed = True
         while self._readers:
             self._readers.pop().close()
         self._writer.close()
@@ -154,18 +160,23 @@ class EmbeddedLedger:
         return await trio.to_thread.run_sync(self._run_query, query, event, limiter=self._read_turn)
 
     def _run_query(self, query: Callable[[sqlite3.Connection, _Event], _Answer], event: _Event) -> _Answer:
+        if self._closed:
+            raise self._closed_error()
         try:
-            connection = self._readers.pop() if self._readers else storage.connect(self._path, read_only=True)
+            connection = self._readers.pop() if self._readers else sqlite_file.connect(self._path, read_only=True)
             try:
                 answer = query(connection, event)
             except BaseException:
                 connection.close()
                 raise
         except sqlite3.Error as error:
-            raise storage.translate(error, self._path) from error
+            raise sqlite_file.translate(error, self._path) from error
         self._readers.append(connection)
         return answer
 
     def _require_open(self) -> None:
-        if self._closed:
-            raise LedgerUnavailable(f"{self._path}: the ledger is closed")
+        if self._closing:
+            raise self._closed_error()
+
+    def _closed_error(self) -> LedgerUnavailable:
+        return LedgerUnavailable(f"{self._path}: the ledger is closed")

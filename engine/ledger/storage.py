@@ -6,8 +6,6 @@ the ledger live here.
 
 import sqlite3
 from collections.abc import Collection, Iterable
-from importlib import resources
-from pathlib import Path
 from typing import Any, Final
 
 from transfer_engine.engine.ledger.book import (
@@ -26,22 +24,10 @@ from transfer_engine.engine.ledger.columns import (
     to_wide,
 )
 from transfer_engine.engine.ledger.flags import NS_PER_S
-from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable
 from transfer_engine.engine.ledger.recent_ids import PREFIX_BYTES, PREFIX_SHIFT, RecentIds, each_id, has_id
-
-SCHEMA_VERSION: Final = 1
-APPLICATION_ID: Final = 0x54_45_4C_31  # "TEL1": tells our file from any other SQLite file
-SQLITE_VERSION_MIN: Final = (3, 35, 0)
-
-WRITER_CACHE_KIB: Final = 65_536
-READER_CACHE_KIB: Final = 8_192
-LOG_PAGES_MAX: Final = 65_536
-"""Pages (of 4 KiB) in the write-ahead log until a commit has to copy them; see ``checkpoints``."""
 
 LEG_MASK: Final = 15
 """The low four bits of a transfer's id name a leg; what is above them usually is its ``user_data_128`` too."""
-
-_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
 ACCOUNT_COLUMNS: Final = (
     "a.id, a.timestamp, a.user_data_128, a.user_data_64, a.user_data_32, a.ledger, a.code, "
@@ -118,14 +104,6 @@ _insert_account_balances = BulkInsert(
 )
 
 
-def translate(error: sqlite3.Error, path: Path) -> LedgerDamaged | LedgerUnavailable:
-    """Return the ledger's own exception for one of SQLite's."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None and code & 0xFF in _DAMAGE:
-        return LedgerDamaged(f"{path}: the ledger's file is damaged ({error}); restore it from a backup")
-    return LedgerUnavailable(f"{path}: {error}")
-
-
 def account_from_row(row: tuple[Any, ...]) -> AccountState:
     """Build an account from ``ACCOUNT_COLUMNS``."""
     wide = from_wide
@@ -160,69 +138,6 @@ def transfer_from_row(row: tuple[Any, ...]) -> TransferState:
         from_wide(row[6]),
         *row[7:],
     )
-
-
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """Open a connection with the ledger's settings; any thread may use it, one at a time."""
-    connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=5.0
-    )
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = OFF")
-        connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB if read_only else WRITER_CACHE_KIB}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES_MAX}")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def open_file(path: Path) -> sqlite3.Connection:
-    """Open the writer's connection; make the file if there is none.
-
-    Raises :class:`LedgerDamaged` if the file is not a readable ledger of this version, :class:`LedgerUnavailable` if
-    it can't be opened or written.
-    """
-    if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
-        needed = ".".join(map(str, SQLITE_VERSION_MIN))
-        raise LedgerUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; {needed} is needed")
-    try:
-        connection = connect(path, read_only=False)
-    except sqlite3.Error as error:
-        raise translate(error, path) from error
-    try:
-        _verify_or_create(connection, path)
-    except sqlite3.Error as error:
-        connection.close()
-        raise translate(error, path) from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _verify_or_create(connection: sqlite3.Connection, path: Path) -> None:
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if not tables and not version:
-        schema = resources.files("transfer_engine.schema").joinpath("ledger.sql").read_text("utf-8")
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {schema}; PRAGMA application_id = {APPLICATION_ID}; "
-            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
-        return
-    if application_id != APPLICATION_ID:
-        raise LedgerDamaged(f"{path}: this SQLite file is not a ledger; choose another path")
-    if version != SCHEMA_VERSION:
-        raise LedgerDamaged(
-            f"{path}: the ledger's schema is version {version}, this program knows {SCHEMA_VERSION}; "
-            "use the program that wrote it"
-        )
 
 
 def load_last_timestamp(connection: sqlite3.Connection) -> int:

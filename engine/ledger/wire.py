@@ -40,15 +40,30 @@ def require_transfers_fit(transfers: Sequence[Transfer]) -> None:
     index = 0
     try:
         for index, one in enumerate(transfers):  # the index is named in the error
-            # One test for all fields of a width: any that is too large or negative leaves something behind.
+            # One test for all fields: any that is too large or negative leaves something behind.
             if (
-                one.id | one.debit_account_id | one.credit_account_id | one.amount | one.pending_id | one.user_data_128
-            ) >> 128 or (
-                one.user_data_64 | one.timestamp | (one.user_data_32 | one.timeout | one.ledger) << 32 | one.code << 48
-            ) >> 64:
-                raise _field_error("transfers", index, one)
-    except TypeError as error:
-        raise _field_error("transfers", index, transfers[index]) from error
+                (
+                    one.id
+                    | one.debit_account_id
+                    | one.credit_account_id
+                    | one.amount
+                    | one.pending_id
+                    | one.user_data_128
+                )
+                >> 128
+                or (
+                    one.user_data_64
+                    | one.timestamp
+                    | (one.user_data_32 | one.timeout | one.ledger) << 32
+                    | one.code << 48
+                )
+                >> 64
+                or type(one.flags) is not TransferFlags
+            ):
+                _require_fields_fit("transfers", index, one)
+    except TypeError:
+        _require_fields_fit("transfers", index, transfers[index])
+        raise
     if transfers and int(transfers[0].flags) & _IMPORTED_TRANSFER:
         raise _import_error("transfers")
 
@@ -57,9 +72,7 @@ def require_accounts_fit(accounts: Sequence[Account]) -> None:
     """Raise ``ValueError`` or ``TypeError``, naming the event and the field, unless the batch can be sent."""
     _require_batch_fits(len(accounts))
     for index, one in enumerate(accounts):
-        error = _find_field_error("accounts", index, one)
-        if error is not None:
-            raise error
+        _require_fields_fit("accounts", index, one)
     if accounts and int(accounts[0].flags) & _IMPORTED_ACCOUNT:
         raise _import_error("accounts")
 
@@ -84,16 +97,10 @@ def _import_error(batch: str) -> ValueError:
     return ValueError(f"{batch}[0].flags: the embedded ledger does not import past events; leave out `imported`")
 
 
-def _find_field_error(batch: str, index: int, event: Account | Transfer) -> Exception | None:
+def _require_fields_fit(batch: str, index: int, event: Account | Transfer) -> None:
     for field, bits in _BITS.items():
         value = getattr(event, field, 0)
         if not isinstance(value, int):
-            return TypeError(f"{batch}[{index}].{field} is {value!r}; give an integer")
+            raise TypeError(f"{batch}[{index}].{field} is {value!r}; give an integer")
         if value < 0 or value >> bits:
-            return ValueError(f"{batch}[{index}].{field} is {value}; give an unsigned number of at most {bits} bits")
-    return None
-
-
-def _field_error(batch: str, index: int, event: Account | Transfer) -> Exception:
-    found = _find_field_error(batch, index, event)
-    return found or ValueError(f"{batch}[{index}] does not fit TigerBeetle's wire format: {event!r}")
+            raise ValueError(f"{batch}[{index}].{field} is {value}; give an unsigned number of at most {bits} bits")

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from tigerbeetle import Account, CreateAccountResult, CreateTransferResult, Transfer
 
-from transfer_engine.engine.ledger import storage
+from transfer_engine.engine.ledger import sqlite_file, storage
 from transfer_engine.engine.ledger.batch import apply_accounts, apply_transfers
 from transfer_engine.engine.ledger.book import AccountState, Book, TransferState
 from transfer_engine.engine.ledger.checkpoints import Checkpoints
@@ -216,7 +216,7 @@ class LedgerWriter:
             self._accounts.clear()
             self._disconnect()
             if isinstance(error, sqlite3.Error):
-                raise storage.translate(error, self._path) from error
+                raise sqlite_file.translate(error, self._path) from error
             raise
         return result
 
@@ -224,7 +224,7 @@ class LedgerWriter:
         if self._closed:
             raise LedgerUnavailable(f"{self._path}: the ledger is closed")
         if self._connection is None:
-            connection = storage.open_file(self._path)
+            connection = sqlite_file.open_file(self._path)
             try:
                 self._last_timestamp = max(self._last_timestamp, storage.load_last_timestamp(connection))
                 self._next_expiry = storage.load_next_expiry(connection)
@@ -232,7 +232,7 @@ class LedgerWriter:
                 storage.load_recent_ids(connection, self.recent_ids)
             except sqlite3.Error as error:
                 connection.close()
-                raise storage.translate(error, self._path) from error
+                raise sqlite_file.translate(error, self._path) from error
             self._connection = connection
         return self._connection
 
@@ -243,7 +243,7 @@ class LedgerWriter:
             try:
                 connection.close()
             except sqlite3.Error as error:
-                raise storage.translate(error, self._path) from error
+                raise sqlite_file.translate(error, self._path) from error
 
 
 def _accounts_of(transfers: Iterable[Transfer | TransferState]) -> set[int]:

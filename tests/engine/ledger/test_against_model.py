@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from support.ledger_events import EventGenerator
 from support.ledger_model import LedgerModel
-from transfer_engine.engine.ledger import queries, storage
+from transfer_engine.engine.ledger import queries, sqlite_file
 from transfer_engine.engine.ledger.writer import LedgerWriter
 
 START_NS = 1_700_000_000_000_000_000
@@ -34,7 +34,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def open(self) -> None:
         # So little memory that nearly every batch has to load, evict and merge.
         self.writer = LedgerWriter(self.path, clock_ns=lambda: self.now_ns, accounts_cached_max=2, recent_ids_max=12)
-        self.reader = storage.connect(self.path, read_only=True)
+        self.reader = sqlite_file.connect(self.path, read_only=True)
 
     def close(self) -> None:
         self.reader.close()
