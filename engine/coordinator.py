@@ -27,9 +27,11 @@ from tigerbeetle import CreateTransferResult, CreateTransferStatus
 from transfer_engine.engine import crash_points
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.endings import Endings
+from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.lives import Lease
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
 from transfer_engine.engine.recorder import Recorder
+from transfer_engine.engine.records.protocol import RecordsUnavailable
 from transfer_engine.engine.services.protocol import Answer, Failed, Pending, Success
 from transfer_engine.engine.state_machine import TransferEvent
 from transfer_engine.engine.submitter import Submitter
@@ -58,7 +60,7 @@ Body = TypeVar("Body")
 class DriveSoon(Protocol):
     """How a transfer leaves its user's queue."""
 
-    def __call__(self, transfer: OpenTransfer, work: Callable[[], Awaitable[None]]) -> None:
+    def __call__(self, transfer: OpenTransfer, work: Callable[[], Awaitable[None]]) -> object:
         """Start ``work`` in a task of its own; the transfer is DRIVEN from now on."""
         ...
 
@@ -166,10 +168,10 @@ class Coordinator:
         refused = await self._submitter.open_accounts(account_ids)
         ready = []
         for transfer in transfers:
-            if transfer.body.debit_account_id in refused or transfer.body.credit_account_id in refused:
-                transfer.leave("an account of this transfer exists with other properties")
-            else:
+            if transfer.body.debit_account_id not in refused and transfer.body.credit_account_id not in refused:
                 ready.append(transfer)
+            elif not await self._endings.answer_from_record(transfer):
+                transfer.leave("an account of this transfer exists with other properties")
         return ready
 
     def _read_wallet_pair(self, transfer: OpenTransfer, hold: CreateTransferResult, post: CreateTransferResult) -> None:
@@ -189,6 +191,10 @@ class Coordinator:
         """Reach the source's core while its user's queue waits, no longer than the time-out; then leave the queue."""
         try:
             is_reached = await self._reach_source(transfer, hold)
+        except (LedgerUnavailable, RecordsUnavailable) as fault:
+            self._alerts.warn("drive_interrupted", transfer=repr(transfer), error=str(fault))
+            transfer.trouble(str(fault))
+            is_reached = False
         except Exception as error:  # noqa: BLE001  one transfer's trouble is the scanner's, not the user's
             self._alerts.critical("drive_crashed", transfer=repr(transfer), error=repr(error), exc_info=error)
             is_reached = False

@@ -28,14 +28,18 @@ class Drives:
         """How many drives run now."""
         return self._under_way
 
-    def start(self, transfer: OpenTransfer, work: Callable[[], Awaitable[None]]) -> None:
-        """Start ``work`` on a transfer in a task of its own; without a running nursery it is left to the scanner."""
+    def start(self, transfer: OpenTransfer, work: Callable[[], Awaitable[None]]) -> bool:
+        """Start ``work`` on a transfer in a task of its own; without a running nursery it is left to the scanner.
+
+        Returns whether it was started.
+        """
         if self._nursery is None:
             transfer.leave()
-            return
+            return False
         transfer.custody = Custody.DRIVEN
         self._under_way += 1
         self._nursery.start_soon(self._drive, transfer, work)
+        return True
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Host the drives until cancelled; cancellation leaves their transfers to the scanner, or the next life."""

@@ -287,8 +287,8 @@ class Engine:
             finally:
                 done.set()
 
-        self._parts.drives.start(transfer, partial(work, transfer))
-        await done.wait()
+        if self._parts.drives.start(transfer, partial(work, transfer)):
+            await done.wait()
         if not reports:
             return ResolutionReport(
                 req_id=transfer.uuid, state=transfer.state.value, steps=["interrupted: see the alerts, then ask again"]

@@ -67,6 +67,8 @@ class Wire:
         """Answers by the name of a call, which is then not applied: what a backend must not answer, it may."""
         self.next_fates: dict[str, list[str]] = {}
         """Fates by the name of a call, for the next ones that have it."""
+        self.interludes: dict[int, Callable[[], Awaitable[object]]] = {}
+        """What somebody else does just before the n-th call."""
         self._stops: list[Stop] = []
 
     def names(self, req_id: UUID | None = None) -> list[str]:
@@ -89,6 +91,9 @@ class Wire:
     ) -> T:
         """Make a call, with the fate that it has."""
         self.calls += 1
+        interlude = self.interludes.pop(self.calls, None)
+        if interlude is not None:
+            await interlude()
         fate = self.fates.get(self.calls, "")
         for entry in entries:
             if self.next_fates.get(entry.name):
