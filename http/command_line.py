@@ -40,6 +40,7 @@ def serve(config: Path | None, host: str | None, port: int | None, data_dir: Pat
     import trio  # noqa: PLC0415
 
     from transfer_engine.engine.assembly import DataDirUnusable  # noqa: PLC0415
+    from transfer_engine.engine.garbage import tune_garbage_collection  # noqa: PLC0415
     from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable  # noqa: PLC0415
     from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsUnavailable  # noqa: PLC0415
     from transfer_engine.engine.services.simulated import SimulatedCoreUnavailable  # noqa: PLC0415
@@ -53,6 +54,7 @@ def serve(config: Path | None, host: str | None, port: int | None, data_dir: Pat
     try:
         settings = load_settings(config, {name: value for name, value in flags.items() if value is not None})
         configure_logs(settings)
+        tune_garbage_collection()
         trio.run(run_server, settings, _announce)
     except (
         ConfigurationError,
