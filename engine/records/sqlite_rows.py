@@ -30,7 +30,7 @@ from transfer_engine.engine.records.sqlite_columns import (
 from transfer_engine.engine.records.sqlite_ids import Entry, RecentIds
 from transfer_engine.schema.transfers import TransferRecord
 
-HISTORY_RECENT_MOST: Final = 4_096
+HISTORY_RECENT_MOST: Final = 8_192
 """Rows of ``history_recent`` before they are moved: more of them save more pages, but make one write longer."""
 
 _insert_records = bulk_insert("transfers", 1 + VERSION + 1, UPSERT)
