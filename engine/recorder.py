@@ -7,7 +7,6 @@ concluded from that: the same blobs and rows are written again (both are idempot
 from collections.abc import Callable, Sequence
 
 from transfer_engine.actors import Backoff, GroupCommit, GroupCommitStatistics
-from transfer_engine.engine import crash_points
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.journal import INTENTS_IN_BLOB_MOST, Journal
 from transfer_engine.engine.open_transfers import OpenTransfer
@@ -105,8 +104,6 @@ class Recorder:
         to_journal = [transfer for entry in entries for transfer in entry.to_journal]
         records = [entry.record for entry in entries if entry.record is not None]
         blobs = self._journal.enter(to_journal) if to_journal else []
-        if records:
-            crash_points.reach("before_rows")
         await until_answered(
             lambda: self._store.write(blobs, records),
             RecordsUnavailable,
