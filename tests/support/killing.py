@@ -3,14 +3,14 @@
 import copy
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from support.books import breaches, examine
-from transfer_engine.http.demo_client import open_client
+from transfer_engine.http.demo_client import Client, open_client
 from transfer_engine.http.demo_load import MATCHING, SERVICES, VAULT, Load
 from transfer_engine.http.demo_notes import Note, Notebook
 from transfer_engine.http.demo_server import ServerDied, ServerProcess, running_server
@@ -33,6 +33,9 @@ TRANSFERS_EACH = 400
 """More than any life of these tests gets through."""
 
 LIVES_MOST = 5
+
+ASKED_AGAIN = 40
+"""About so many of the decided transfers are asked for again."""
 
 
 class Lives:
@@ -90,11 +93,16 @@ class Lives:
         assert returncode == -signal.SIGKILL, f"{crash_at} was not reached: {self.log_tail()}"
 
     async def live_until_answers(
-        self, answers: int, end: Callable[[ServerProcess], None], *, slow_ms: int = 0, **config: Any
+        self,
+        answers: int,
+        end: Callable[[ServerProcess], Awaitable[None]],
+        *,
+        slow_ms: int = 0,
+        **config: Any,
     ) -> int:
-        """Live until so many answers came; then do ``end``. Return the exit code.
+        """Live until so many answers came, then do ``end`` while the load goes on. Return the exit code.
 
-        Everything that is sent afterwards is noted as well; ``slow_ms`` is the cores' latency.
+        ``slow_ms`` is the cores' latency.
         """
         load = self.next_load()
         left = answers
@@ -103,21 +111,29 @@ class Lives:
             nonlocal left
             left -= 1
             if not left:
-                end(server)
+                nursery.start_soon(end, server)
 
         async with running_server(self.directory, {**CONFIG, **config}) as server:
             if slow_ms:
                 async with open_client(server.url, self.notebook) as client:
                     for core in (MATCHING, VAULT):
                         await client.behave(core, latency_ms=slow_ms)
-            await load.run(server.url, answered=answered)
+            async with trio.open_nursery() as nursery:
+                await load.run(server.url, answered=answered)
             assert left <= 0, f"only {answers - left} answers came: {server.log_tail()}"
             return await server.wait()
+
+    async def die_while_opening(self, after_s: float) -> None:
+        """Start a process, and kill it so many seconds later, whether it was ready or not."""
+        with trio.move_on_after(after_s):
+            async with running_server(self.directory, CONFIG):
+                await trio.sleep_forever()
 
     async def recover(self) -> None:
         """Live a last life: recover, decide everything that has no final answer, stop gently; then examine all."""
         async with running_server(self.directory, CONFIG) as server:
             async with open_client(server.url, self.notebook) as client:
+                await self.ask_for_what_was_told(client)
                 self.recovered.append((await client.healed())["recovered"])
                 async with trio.open_nursery() as nursery:
                     for load in self.loads:
@@ -125,6 +141,16 @@ class Lives:
                 figures = await client.healed()
             assert await server.stop() == 0, server.log_tail()
         await self.examine(figures)
+
+    async def ask_for_what_was_told(self, client: Client) -> None:
+        """Ask a new life, at once, for what earlier ones told: by `req_id`, and by the same keys."""
+        told = [note for note in self.notebook if note.verdict is not None and not note.asked.is_credit]
+        for note in told[:: max(1, len(told) // ASKED_AGAIN)]:
+            record = await client.record(note.asked)
+            assert record.state.value == note.verdict, (note, record)
+            again = await client.ask(note.asked)
+            assert again.status is note.verdict, (note, again)
+            assert again.is_replay, (note, again)
 
     async def examine(self, figures: dict[str, Any] | None = None) -> None:
         """Hold the files of the stopped server against the notes: every invariant."""
