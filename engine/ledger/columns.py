@@ -6,14 +6,15 @@ read and written in few large steps, not in one step a row.
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
 
 INTEGER_END: Final = 1 << 63
 """SQLite's integers end here; wider numbers are stored as 16 big-endian bytes."""
 
-_ROWS_A_STATEMENT: Final = (1, 8, 64, 256)
+# Few sizes, because each is a statement that SQLite has to keep; what is left over in one is padded with NULL.
+_ROWS_A_STATEMENT: Final = (1, 8, 64, 256, 1024)
 _KEYS_A_STATEMENT: Final = (2, 32, 256, 2048)
 
 Value = int | bytes | None
@@ -53,14 +54,11 @@ class BulkInsert:
 
     def run(self, connection: sqlite3.Connection, values: list[Value]) -> None:
         """Insert the rows whose columns stand one after the other in ``values``."""
-        position = 0
-        while position < len(values):
-            rows_left = (len(values) - position) // self._width
-            rows, statement = next((one for one in self._statements if one[0] >= rows_left), self._statements[-1])
-            taken = values[position : position + rows * self._width]
-            taken.extend([None] * (rows * self._width - len(taken)))
+        width = self._width
+        for start, rows, statement in _pieces(self._statements, len(values) // width):
+            taken = values[start * width : (start + rows) * width]
+            taken.extend([None] * (rows * width - len(taken)))
             connection.execute(statement, taken)
-            position += rows * self._width
 
 
 class BulkSelect:
@@ -72,12 +70,21 @@ class BulkSelect:
     def run(self, connection: sqlite3.Connection, keys: Sequence[Value]) -> Iterable[tuple[Any, ...]]:
         """Return the rows of all keys, in no order."""
         found = []
-        position = 0
-        while position < len(keys):
-            left = len(keys) - position
-            size, statement = next((one for one in self._statements if one[0] >= left), self._statements[-1])
-            taken = list(keys[position : position + size])
+        for start, size, statement in _pieces(self._statements, len(keys)):
+            taken = list(keys[start : start + size])
             taken.extend([None] * (size - len(taken)))
             found.append(connection.execute(statement, taken).fetchall())
-            position += size
         return chain.from_iterable(found)
+
+
+def _pieces(statements: list[tuple[int, str]], count: int) -> Iterator[tuple[int, int, str]]:
+    """Yield where each piece starts, and the size and text of its statement: few pieces, at least half full."""
+    start = 0
+    while start < count:
+        left = count - start
+        size, statement = statements[0]
+        for larger in statements:
+            if larger[0] <= 2 * left:
+                size, statement = larger
+        yield start, size, statement
+        start += size
