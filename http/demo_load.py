@@ -86,8 +86,9 @@ class Load:
 
     @property
     def notes(self) -> list[Note]:
-        """The notes of its transfers."""
-        return [self._notebook.note(asked) for plan in self._plans.values() for asked in plan]
+        """The notes of those of its transfers that were sent."""
+        noted = (self._notebook.find(asked) for plan in self._plans.values() for asked in plan)
+        return [note for note in noted if note is not None]
 
     async def fund(self, url: str, *, funded: Callable[[], None] = lambda: None) -> None:
         """Give every user money in every service; ``funded`` is called for each credit.
@@ -144,9 +145,8 @@ class Load:
         """
         async with trio.open_nursery() as nursery:
             for plan in self._plans.values():
-                undecided = [
-                    note for asked in plan if (note := self._notebook.note(asked)).sent and note.verdict is None
-                ]
+                noted = (self._notebook.find(asked) for asked in plan)
+                undecided = [note for note in noted if note is not None and note.verdict is None]
                 if undecided:
                     nursery.start_soon(self._settle, url, undecided)
 

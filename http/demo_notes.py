@@ -111,6 +111,10 @@ class Notebook:
     def __iter__(self) -> Iterator[Note]:
         return iter(self._notes.values())
 
+    def find(self, asked: Asked) -> Note | None:
+        """Return the note of a request, if there is one."""
+        return self._notes.get(asked)
+
     def note(self, asked: Asked) -> Note:
         """Return the note of a request, new or not."""
         found = self._notes.get(asked)

@@ -225,7 +225,7 @@ class Story:
     async def _resubmission(self, server: ServerProcess) -> None:
         load = self.load
         unanswered = [note for note in load.notes if note.is_unanswered]
-        begun = sum(note.sent > 0 for note in load.notes)
+        begun = len(load.notes)
         with self._progress("unanswered ones again, then the rest", load.size) as advance:
             for note in load.notes:
                 if note.verdict is not None:

@@ -31,6 +31,9 @@ FREEZING = "matching"
 DIRECT = "bank"
 """The core without a freeze."""
 
+CALLS_OF_OPENING = 5
+"""Calls that an engine makes before it is open, on a journal of one blob: claim, ceiling, mark, journal, rows."""
+
 CORE_CODES = {FREEZING: 100, DIRECT: 101}
 PAIRS = {
     "wallet->wallet": ("funding", "trading"),
@@ -113,17 +116,23 @@ class World:
         ) as engine:
             yield engine
 
-    async def live(
-        self, program: Callable[["World", Engine], Awaitable[None]], fates: dict[int, str] | None = None
-    ) -> None:
-        """Live one life as long as ``program`` takes, or until a fate cuts it, or keeps the engine from opening."""
-        wire = Wire(fates)
+    async def live(self, program: Callable[["World", Engine], Awaitable[None]], *, number: int, fate: str) -> bool:
+        """Live one life: its n-th call after the opening (from 1, or 0 and below: in it, from its last one) has a fate.
+
+        Returns whether the life was over before it made that call.
+        """
+        wire = Wire()
+        wire.fate_after_opening = (number, fate)
+        if number <= 0:
+            wire.fates = {CALLS_OF_OPENING + number: fate}
         try:
             with wire.scope:
                 async with self.engine(wire) as engine:
+                    wire.opened()
                     await program(self, engine)
         except RecordsUnavailable:
-            assert fates
+            assert number <= 0
+        return bool(wire.fates)
 
     async def fund(self, *users: int, amount: int = 1_000, asset_id: int = 1) -> None:
         """Give users so much in `funding` and in both cores, in a life of its own."""
@@ -238,31 +247,43 @@ def kill_at_every_call(
     *,
     users: Sequence[int] = (1,),
     at_least: int,
-    fates: Sequence[str] = ("cut_before", "cut_after"),
+    fates: Sequence[str] = ("cut_after",),
+    and_its_recovery: bool = False,
     **settings: Any,
 ) -> None:
     """Run ``live`` in a new world for every call that it makes, with each of the fates for that call; then recover.
 
-    Fails if, after the recovery, any invariant is broken; or if ``live`` makes fewer calls than ``at_least``.
+    With ``and_its_recovery`` the recovery is killed, too, after every call that it makes. Fails if, after the last
+    recovery, any invariant is broken; or if ``live`` makes fewer calls than ``at_least``.
     """
 
-    async def once(number: int, fate: str) -> bool:
+    async def live_and_heal(world: World, engine: Engine) -> None:
+        await live(world, engine)
+        await world.heal(engine)
+
+    async def once(number: int, fate: str, number_in_recovery: int | None) -> tuple[bool, bool]:
         world = World(**settings)
         await world.fund(*users)
-
-        async def live_and_heal(world: World, engine: Engine) -> None:
-            await live(world, engine)
-            await world.heal(engine)
-
-        await world.live(live_and_heal, {number: fate})
-        is_over = world.wire.calls < number
+        is_over = await world.live(live_and_heal, number=number, fate=fate)
+        is_recovered = True
+        if number_in_recovery is not None:
+            is_recovered = await world.live(
+                lambda world, engine: world.heal(engine), number=number_in_recovery, fate=fate
+            )
         async with world.engine() as engine:
             await world.heal(engine)
         await world.check()
-        return is_over
+        return is_over, is_recovered
 
-    for number in count(1):
-        is_over = [in_a_loop(lambda number=number, fate=fate: once(number, fate)) for fate in fates]  # type: ignore[misc]
-        if all(is_over):
-            assert number > at_least, f"only {number - 1} calls were made"
-            return
+    def both(number: int, fate: str, number_in_recovery: int | None) -> tuple[bool, bool]:
+        return in_a_loop(lambda: once(number, fate, number_in_recovery))  # type: ignore[no-any-return]
+
+    for fate in fates:
+        for number in count(1):
+            for number_in_recovery in count(0) if and_its_recovery else [None]:
+                is_over, is_recovered = both(number, fate, number_in_recovery)
+                if is_recovered:
+                    break
+            if is_over:
+                assert number > at_least, f"only {number - 1} calls were made"
+                break

@@ -63,6 +63,7 @@ class Wire:
         self.log: list[Entry] = []
         self.down: set[str] = set()
         """Names of backends (`ledger`, `records`, or a core's) that do not answer now."""
+        self.fate_after_opening: tuple[int, str] = (0, "")
         self.forged: dict[str, Any] = {}
         """Answers by the name of a call, which is then not applied: what a backend must not answer, it may."""
         self.next_fates: dict[str, list[str]] = {}
@@ -74,6 +75,12 @@ class Wire:
     def names(self, req_id: UUID | None = None) -> list[str]:
         """Return what was asked, in order; of one transfer if it is named."""
         return [entry.name for entry in self.log if req_id is None or entry.req_id == req_id.int]
+
+    def opened(self) -> None:
+        """Count from here on: the engine is open."""
+        number, fate = self.fate_after_opening
+        if number > 0:
+            self.fates[self.calls + number] = fate
 
     def stop(self, name: str, *, after: bool = False) -> Stop:
         """Stop the next call that has this name."""
@@ -94,7 +101,7 @@ class Wire:
         interlude = self.interludes.pop(self.calls, None)
         if interlude is not None:
             await interlude()
-        fate = self.fates.get(self.calls, "")
+        fate = self.fates.pop(self.calls, "")
         for entry in entries:
             if self.next_fates.get(entry.name):
                 fate = self.next_fates[entry.name].pop(0)
