@@ -1,0 +1,72 @@
+"""Corners of the rules that random events seldom reach."""
+
+from pathlib import Path
+
+import pytest
+import tigerbeetle as tb
+from tigerbeetle import CreateTransferStatus as Status
+from tigerbeetle import TransferFlags
+
+from support.ledger_books import PENDING, Books
+from transfer_engine.engine.ledger.embedded import open_embedded_ledger
+from transfer_engine.engine.ledger.protocol import AMOUNT_MAX
+
+END_NS = (1 << 63) - 1
+
+
+async def test_a_timeout_beyond_the_end_of_time(tmp_path: Path) -> None:
+    now_ns = END_NS - 10 * 10**9
+    async with open_embedded_ledger(tmp_path / "ledger", clock_ns=lambda: now_ns) as ledger:
+        books = Books(ledger)
+        source, target = await books.account(), await books.account()
+        late, in_time = (books.hold(books.new_id(), source, target, 1, timeout=seconds) for seconds in (11, 9))
+        assert await books.submit(late, in_time) == [Status.OVERFLOWS_TIMEOUT, Status.CREATED]
+        late.timeout = 9
+        assert await books.submit(late) == [Status.CREATED]
+
+
+@pytest.mark.parametrize(
+    ("posted", "pending", "flags", "amount", "answer"),
+    [
+        (0, AMOUNT_MAX, PENDING, 1, Status.OVERFLOWS_DEBITS_PENDING),
+        (AMOUNT_MAX, 0, 0, 1, Status.OVERFLOWS_DEBITS_POSTED),
+        (AMOUNT_MAX, 0, PENDING, 1, Status.OVERFLOWS_DEBITS_POSTED),
+        (AMOUNT_MAX - 5, 5, 0, 1, Status.OVERFLOWS_DEBITS),
+        (AMOUNT_MAX - 5, 5, PENDING, 1, Status.OVERFLOWS_DEBITS),
+        (AMOUNT_MAX - 5, 5, PENDING, 0, Status.CREATED),
+        (AMOUNT_MAX - 5, 4, 0, 1, Status.CREATED),
+    ],
+)
+async def test_each_sum_that_can_overflow(books: Books, posted, pending, flags, amount, answer) -> None:
+    """On the debit side; then mirrored, on the credit side."""
+    filled, mirrored, empty = await books.account(), await books.account(), await books.account()
+    for debit, credit in ((filled, await books.account()), (await books.account(), mirrored)):
+        await books.must_submit(
+            books.transfer(debit, credit, posted), books.hold(books.new_id(), debit, credit, pending)
+        )
+    assert await books.submit(books.transfer(filled, empty, amount, flags)) == [answer]
+    mirror = Status[answer.name.replace("DEBITS", "CREDITS")]
+    assert await books.submit(books.transfer(empty, mirrored, amount, flags)) == [mirror]
+
+
+async def test_a_void_in_a_closed_account_is_taken(books: Books) -> None:
+    source, target = await books.pair()
+    move, closing = books.new_id(), books.new_id()
+    await books.must_submit(
+        books.hold(move, source, target, 5),
+        books.hold(closing, source, target, 0, PENDING | TransferFlags.CLOSING_DEBIT | TransferFlags.CLOSING_CREDIT),
+    )
+    assert await books.submit(books.post(move, source, target), books.void(move, source, target)) == [
+        Status.DEBIT_ACCOUNT_ALREADY_CLOSED,
+        Status.CREATED,
+    ]
+    assert await books.submit(books.transfer(target, source, 1)) == [Status.DEBIT_ACCOUNT_ALREADY_CLOSED]
+    await books.must_submit(books.void(closing, source, target))
+    assert await books.submit(books.transfer(source, target, 1)) == [Status.CREATED]
+
+
+async def test_a_closed_account_is_made_so_and_stays(books: Books) -> None:
+    account = tb.Account(id=books.new_id(), ledger=books.ledger_number, code=1, flags=tb.AccountFlags.CLOSED)
+    await books.ledger.create_accounts([account])
+    other = await books.account()
+    assert await books.submit(books.transfer(other, account.id, 1)) == [Status.CREDIT_ACCOUNT_ALREADY_CLOSED]
