@@ -2,11 +2,11 @@
 
 import gc
 
-YOUNG_MOST = 20_000
-"""Objects made and not freed before a young collection: some 1,000 transfers under way are not yet garbage."""
+YOUNG_MOST = 100_000
+"""Objects made and not freed before a young collection: a few thousand transfers under way are not garbage yet."""
 
 _MIDDLE_EVERY = 10
-_OLD_EVERY = 20
+_OLD_EVERY = 50
 
 
 def tune_garbage_collection() -> None:
