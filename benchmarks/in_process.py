@@ -44,17 +44,15 @@ def rss_mib() -> float:
 
 async def fund(engine: Engine, users: range, amount: int) -> None:
     """Credit every user's funding account, a thousand at a time."""
-    limit = trio.CapacityLimiter(1_000)
+    left = iter(users)
 
-    async def credit(user_id: int) -> None:
-        async with limit:
-            await engine.credit(
-                user_id=user_id, account="funding", asset_id=ASSET_ID, amount=amount, deadline_ms=60_000
-            )
+    async def client() -> None:
+        for user_id in left:
+            await engine.credit(user_id=user_id, account="funding", asset_id=ASSET_ID, amount=amount)
 
     async with trio.open_nursery() as nursery:
-        for user_id in users:
-            nursery.start_soon(credit, user_id)
+        for _ in range(1_000):
+            nursery.start_soon(client)
 
 
 async def closed_loop(
