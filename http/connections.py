@@ -92,6 +92,7 @@ class Connection(TCPServer):
         self.idle_task = cast("Any", self._idle_timer)
         self._send_timeout_s = limits.send_timeout_s
         self._held = b""
+        self._reading = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve the connection to its end. A fault of it is logged, and ends nothing else."""
@@ -124,6 +125,9 @@ class Connection(TCPServer):
             held, self._held = self._held, b""
             await self._send(held)
         await super().protocol_send(event)
+        if isinstance(event, Closed):
+            # It may have read a request behind the last answer, and wait for a turn that will never come.
+            self._reading.cancel()
 
     async def _send(self, data: bytes) -> None:
         async with self.send_lock:
@@ -140,7 +144,10 @@ class Connection(TCPServer):
 
     async def _read_data(self) -> None:
         try:
-            await super()._read_data()
+            with self._reading:
+                await super()._read_data()
+            if self._reading.cancelled_caught:
+                await self.protocol.handle(Closed())
         finally:
             self._idle_timer.end()
 

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -169,6 +170,25 @@ def test_no_new_connection_is_taken_while_it_stops(tmp_path: Path) -> None:
         assert server.stop() == 0
         with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", server.port)):
             pass
+
+
+def test_a_request_that_waits_behind_the_last_answer_does_not_delay_the_stop(tmp_path: Path) -> None:
+    config = {**CONFIG, "deadline_ms": 20_000, "service_timeout_ms": 20_000}
+    with running_server(tmp_path, config=config) as server:
+        server.credit(1, 1_000)
+        server.client.put("/api/v1/admin/simulated-cores/core/behaviour", json={"ops": ["deposit"], "latency_ms": 500})
+        body = json.dumps({"from": "funding", "to": "core", "user_id": 1, "asset_id": 1, "amount": 1_000}).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as stream:
+            stream.sendall(
+                b"POST /api/v1/transfer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body) + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+            )
+            while server.client.get("/api/v1/admin/statistics").json()["open_transfers"] == 0:
+                pass
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < 10, "it waited for its deadline"
+            assert stream.recv(12) == b"HTTP/1.1 200"
 
 
 def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(tmp_path: Path) -> None:
