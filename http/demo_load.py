@@ -146,7 +146,7 @@ class Load:
         async with trio.open_nursery() as nursery:
             for plan in self._plans.values():
                 noted = (self._notebook.find(asked) for asked in plan)
-                undecided = [note for note in noted if note is not None and note.verdict is None]
+                undecided = [note for note in noted if note is not None and note.is_undecided]
                 if undecided:
                     nursery.start_soon(self._settle, url, undecided)
 

@@ -73,12 +73,14 @@ class Answer(msgspec.Struct, frozen=True):
 class Note:
     """One request: how often it was sent, and what came back."""
 
-    __slots__ = ("answers", "asked", "sent")
+    __slots__ = ("answers", "asked", "is_abandoned", "sent")
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self.sent = 0
         self.answers: list[Answer] = []
+        self.is_abandoned = False
+        """Whether its client never comes back: it may have happened as a whole, or not at all."""
 
     def __repr__(self) -> str:
         return f"<Note {self.asked} sent {self.sent} times: {self.answers}>"
@@ -92,6 +94,11 @@ class Note:
     def is_foreign(self) -> bool:
         """Whether the client was told that another body owns the key."""
         return any(answer.code == RefusalCode.KEY_REUSED for answer in self.answers)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it was sent, and its client waits for a final answer."""
+        return self.sent > 0 and self.verdict is None and not self.is_foreign and not self.is_abandoned
 
     @property
     def is_unanswered(self) -> bool:
@@ -130,4 +137,4 @@ class Notebook:
     @property
     def undecided(self) -> list[Note]:
         """The notes without a final answer, in order: to be sent again, by the same keys."""
-        return [note for note in self if note.sent and note.verdict is None and not note.is_foreign]
+        return [note for note in self if note.is_undecided]

@@ -218,6 +218,14 @@ async def target_did_not_refuse(data_dir: Path, notebook: Notebook) -> None:
     )
 
 
+async def abandoned_moved_without_a_record(data_dir: Path, notebook: Notebook) -> None:
+    """Its client never came back, and nobody else knows that it was begun."""
+    await hold_is_left(data_dir, notebook)
+    note = notebook.note(GHOST)
+    note.sent += 1
+    note.is_abandoned = True
+
+
 FORGERIES: list[tuple[str, Callable[[Path, Notebook], Awaitable[None]]]] = [
     ("I1", balance_grows),
     ("I1", account_is_overdrawn),
@@ -239,6 +247,7 @@ FORGERIES: list[tuple[str, Callable[[Path, Notebook], Awaitable[None]]]] = [
     ("I6", overtaken),
     ("I7", hold_is_left),
     ("I7", row_is_unfinished),
+    ("I7", abandoned_moved_without_a_record),
     ("I7", core_still_freezes),
     ("I7", nobody_was_answered),
     ("I9", silence_was_told_as_failed),
@@ -287,6 +296,18 @@ async def test_what_is_left_in_memory_is_found(case: Case, path: tuple[str, ...]
     data_dir, notebook = case
     broken = {verdict.invariant for verdict in await examine(data_dir, notebook, figures) if not verdict.holds}
     assert broken == {"I8"}
+
+
+@pytest.mark.parametrize("has_happened", [False, True])
+async def test_an_abandoned_request_may_have_happened_or_not(case: Case, has_happened: bool) -> None:
+    data_dir, notebook = case
+    note = notebook.note(GHOST)
+    note.sent += 1
+    note.is_abandoned = True
+    if has_happened:
+        async with open_engine(settings_of(data_dir)) as engine:
+            await ask(engine, Notebook(), GHOST)
+    assert breaches(await examine(data_dir, notebook, AT_REST)) == []
 
 
 async def test_each_invariant_has_a_forgery() -> None:

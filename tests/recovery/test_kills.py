@@ -9,9 +9,6 @@ import trio
 from support.killing import CONFIG, Lives
 from transfer_engine.http.demo_server import ServerProcess
 
-ANSWERS_MS = 500
-"""What a graceful stop may take beyond its two deadlines."""
-
 
 async def kill(server: ServerProcess) -> None:
     server.send(signal.SIGKILL)
@@ -64,9 +61,8 @@ async def test_a_graceful_stop_under_load_leaves_nothing_to_recover(lives: Lives
         asked_at = trio.current_time()
         await terminate(server)
 
-    assert await lives.live_until_answers(150, stop, service_timeout_ms=4_000) == 0
-    took_ms = (trio.current_time() - asked_at) * 1000
-    assert took_ms < CONFIG["deadline_ms"] + CONFIG["shutdown_ms"] + ANSWERS_MS
+    assert await lives.live_until_answers(150, stop, service_timeout_ms=4_000, deadline_ms=60_000) == 0
+    assert (trio.current_time() - asked_at) * 1000 < CONFIG["shutdown_ms"]
     await lives.recover()
     assert lives.recovered == [0]
     assert lives.alerts == []
