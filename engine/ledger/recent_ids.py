@@ -18,7 +18,10 @@ from itertools import islice
 from typing import Final
 
 IDS_MAX: Final = 262_144
-"""How many ids wait here at most, 100 to 200 bytes each. With more of them, a page of the tree takes more at once."""
+"""How many ids wait here at most: 65 bytes each in pairs, 122 alone, so 32 MiB.
+
+With more of them, a page of the tree takes more at once.
+"""
 
 PREFIX_SHIFT: Final = 8
 PREFIX_BYTES: Final = 15

@@ -329,12 +329,15 @@ def _save_status(connection: sqlite3.Connection, status: int, holds: list[int]) 
 
 
 def save_expired(connection: sqlite3.Connection, book: Book, expired: list[TransferState]) -> None:
-    """Write that these holds have expired, inside the transaction that the caller has begun."""
+    """Write that these holds have expired, the first of all that will, inside the caller's transaction."""
     touched = set()
     for hold in expired:
-        _forget_expiry(connection, hold)
         touched.add(hold.debit_account_id)
         touched.add(hold.credit_account_id)
+    last = expired[-1]
+    connection.execute(
+        "DELETE FROM expiries WHERE (expires_at, transfer) <= (?, ?)", (expires_at(last), last.timestamp)
+    )
     _save_status(connection, PENDING_STATUS_EXPIRED, [hold.timestamp for hold in expired])
     _save_balances(connection, book, touched)
 

@@ -7,6 +7,7 @@ and nothing in memory claims otherwise.
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -122,7 +123,9 @@ class LedgerWriter:
         """Give back the holds whose time is over, a bounded number a commit, until none is left."""
         while self.expiry_due():
             now_ns = self._clock_ns()
-            self._in_transaction(lambda connection: self._expire(connection, now_ns))  # noqa: B023  # runs at once
+            expired, next_expiry = self._in_transaction(partial(self._expire, now_ns))
+            self._next_expiry = next_expiry
+            self._expired += expired
 
     def close(self) -> None:
         """Close the file; later calls raise :class:`LedgerUnavailable`."""
@@ -170,14 +173,15 @@ class LedgerWriter:
         if self._next_expiry is None or expires_at < self._next_expiry:
             self._next_expiry = expires_at
 
-    def _expire(self, connection: sqlite3.Connection, now_ns: int) -> None:
+    def _expire(self, now_ns: int, connection: sqlite3.Connection) -> tuple[int, int | None]:
+        """Return how many holds have expired, and when the next one will (ns)."""
         due = storage.load_due_holds(connection, now_ns, BATCH_EVENTS_MAX)
-        book = Book(self._load_accounts(connection, _accounts_of(due)), {}, set())
-        for hold in due:
-            expire(book, hold)
-        storage.save_expired(connection, book, due)
-        self._next_expiry = storage.load_next_expiry(connection)
-        self._expired += len(due)
+        if due:  # else what was to expire next has been posted or voided
+            book = Book(self._load_accounts(connection, _accounts_of(due)), {}, set())
+            for hold in due:
+                expire(book, hold)
+            storage.save_expired(connection, book, due)
+        return len(due), storage.load_next_expiry(connection)
 
     def _load_book(self, connection: sqlite3.Connection, transfers: Sequence[Transfer]) -> Book:
         ids = {transfer.id for transfer in transfers}
