@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from transfer_engine.actors import ActorPool, MailboxFull, PoolClosed
+from transfer_engine.engine.contests import KeyContested
 from transfer_engine.engine.endings import key_reused
 from transfer_engine.engine.lives import Lease
 from transfer_engine.engine.open_transfers import OpenTransfer, OpenTransfers
@@ -95,7 +96,8 @@ class Admission:
 
         Raises:
             InvalidTransfer: a parameter is wrong; ``field`` names it.
-            KeyReused: the key is under way with another body.
+            KeyReused: the key is under way with another body, which owns it.
+            KeyContested: … and it is not known yet whether that one owns it.
             Overloaded: no room, or no backend, now.
         """
         self._check(user_id, target_user_id, asset_id, amount, key)
@@ -112,9 +114,9 @@ class Admission:
         req_id = self._name(key, scheme, subject)
         under_way = self._open.find(req_id)
         if under_way is not None:
-            if under_way.intent.fingerprint != mark:
-                raise key_reused()
-            return under_way, True
+            if under_way.intent.fingerprint == mark:
+                return under_way, True
+            raise key_reused() if under_way.owns_key else KeyContested(under_way)
         self._require_room()
         intent = Intent(
             req_id=req_id.to_bytes(16),

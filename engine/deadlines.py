@@ -20,6 +20,7 @@ class Deadlines:
     """Lets callers wait for an answer, no longer than their deadline."""
 
     def __init__(self, deadline_ms: int) -> None:
+        self.deadline_ms = deadline_ms
         self._deadline_s = deadline_ms / 1000
         self._tick_s = self._deadline_s / SWEEPS_IN_DEADLINE
         self._queue: deque[tuple[float, Waiter]] = deque()

@@ -6,12 +6,10 @@ import trio
 from tigerbeetle import AccountFlags, CreateTransferResult, Transfer
 
 from transfer_engine.engine.alerts import Alerts
-from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.legs import TOMBSTONE_CODE
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
 from transfer_engine.engine.outcomes import KeyReused, RefusalCode, Refused, TransferOutcome
 from transfer_engine.engine.recorder import Recorder
-from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.state_machine import TransferEvent
 from transfer_engine.engine.submitter import Submitter
 from transfer_engine.engine.verdicts import EndVerdict, end_verdict, status_name
@@ -34,15 +32,11 @@ class Endings:
         *,
         submitter: Submitter,
         recorder: Recorder,
-        ledger: Ledger,
-        records: RecordStore,
         alerts: Alerts,
         close: Callable[[OpenTransfer, TransferOutcome | Refused], None],
     ) -> None:
         self._submitter = submitter
         self._recorder = recorder
-        self._ledger = ledger
-        self._records = records
         self._alerts = alerts
         self._close = close
 
@@ -95,13 +89,13 @@ class Endings:
 
     async def _are_accounts_open(self, transfer: OpenTransfer) -> bool:
         body = transfer.body
-        accounts = await self._ledger.lookup_accounts([body.debit_account_id, body.credit_account_id])
+        accounts = await self._submitter.lookup_accounts([body.debit_account_id, body.credit_account_id])
         return len(accounts) == 2 and not any(account.flags & AccountFlags.CLOSED for account in accounts)
 
     async def _take_end_time(self, transfer: OpenTransfer) -> None:
         """Take the time at which another leg ended the hold: whoever writes the last row writes the same one."""
         legs = [transfer.req_id | leg for leg in (*POSTS, *VOIDS)]
-        for found in await self._ledger.lookup_transfers(legs):
+        for found in await self._submitter.lookup_transfers(legs):
             transfer.updated_at = found.timestamp // 1_000_000
 
     async def answer_from_record(self, transfer: OpenTransfer) -> bool:
@@ -112,7 +106,7 @@ class Endings:
         """
         if transfer.is_record_known:
             return False
-        record = await self._records.get(transfer.req_id)
+        record = await self._recorder.find(transfer.req_id)
         transfer.is_record_known = True
         if record is None:
             return False  # not a replay for sure: the hold's first answer may just have been lost
@@ -136,7 +130,7 @@ class Endings:
 
     async def end_for_other_owner(self, transfer: OpenTransfer) -> None:
         """The hold's id is taken: by a tombstone, then the transfer has failed; else by another body."""
-        found = await self._ledger.lookup_transfers([transfer.req_id | HOLD])
+        found = await self._submitter.lookup_transfers([transfer.req_id | HOLD])
         if found and found[0].code == TOMBSTONE_CODE:
             if not await self.answer_from_record(transfer):
                 transfer.apply(TransferEvent.SOURCE_FAIL)

@@ -1,6 +1,6 @@
 """The engine in process: what an embedder, a door or a benchmark holds in its hand."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from transfer_engine.engine.admission import Admission
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.audit import AuditReport, audit
 from transfer_engine.engine.completion import Completion
+from transfer_engine.engine.contests import admit_in_turn
 from transfer_engine.engine.deadlines import Deadlines
 from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.journal import Journal
@@ -158,9 +159,9 @@ class Engine:
             KeyReused: the key was used before with another body; nothing moved.
             Overloaded: no room, or no backend, now; nothing was taken.
         """
-        _check_deadline(deadline_ms)
         admission = self._parts.admission
-        transfer, is_joined = admission.admit(
+        admit = partial(
+            admission.admit,
             scheme="transfer",
             source=admission.service(source, "from"),
             target=admission.service(target, "to"),
@@ -171,7 +172,7 @@ class Engine:
             key=idempotency_key,
             subject=subject,
         )
-        return await self._outcome(transfer, is_joined=is_joined, deadline_ms=deadline_ms)
+        return await self._outcome(admit, deadline_ms)
 
     async def credit(
         self,
@@ -188,9 +189,9 @@ class Engine:
 
         It takes the same path as any transfer, and raises the same; see :meth:`transfer`.
         """
-        _check_deadline(deadline_ms)
         admission = self._parts.admission
-        transfer, is_joined = admission.admit(
+        admit = partial(
+            admission.admit,
             scheme="credit",
             source=admission.external(),
             target=admission.service(account, "account"),
@@ -201,9 +202,13 @@ class Engine:
             key=idempotency_key,
             subject=subject,
         )
-        return await self._outcome(transfer, is_joined=is_joined, deadline_ms=deadline_ms)
+        return await self._outcome(admit, deadline_ms)
 
-    async def _outcome(self, transfer: OpenTransfer, *, is_joined: bool, deadline_ms: int | None) -> TransferOutcome:
+    async def _outcome(
+        self, admit: Callable[[], tuple[OpenTransfer, bool]], deadline_ms: int | None
+    ) -> TransferOutcome:
+        _check_deadline(deadline_ms)
+        transfer, is_joined = await admit_in_turn(admit, self._parts.deadlines, deadline_ms)
         await self._parts.deadlines.wait(transfer, deadline_ms)
         answer = transfer.answer
         if answer is None:

@@ -48,6 +48,7 @@ class OpenTransfer:
         "custody",
         "error",
         "intent",
+        "is_held",
         "is_journaled",
         "is_quarantined",
         "is_record_known",
@@ -85,6 +86,7 @@ class OpenTransfer:
         self.custody = Custody.QUEUED
         self.touched_at = 0.0
         self.bucket: int | None = None
+        self.is_held = False
         self.is_journaled = False
         self.is_record_known = False
         self.is_replay = False
@@ -105,6 +107,11 @@ class OpenTransfer:
         """Whether both sides lie in our ledger: hold and post go in one trip, and no core is called."""
         return self.source.core is None and self.target.core is None
 
+    @property
+    def owns_key(self) -> bool:
+        """Whether it is certain that no other body does: the ledger has answered its hold, and not against it."""
+        return self.is_held or self.state.is_terminal
+
     def apply(self, event: TransferEvent) -> None:
         """Follow the state machine; an event that does not fit changes nothing."""
         self.state = transition(self.state, event)
@@ -114,11 +121,12 @@ class OpenTransfer:
 
         From here on no other row than this transfer's own can stand under its name.
         """
-        self.is_record_known = True
+        self.is_held = self.is_record_known = True
         self.created_at = self.updated_at = timestamp_ns // 1_000_000
 
     def adopt(self, record: TransferRecord) -> None:
         """Go on from where a row says that an earlier drive stopped."""
+        self.is_held = True
         self.state = record.state
         self.error = record.error
         self.retry_count = max(self.retry_count, record.retry_count)

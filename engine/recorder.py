@@ -4,7 +4,8 @@ It owns the only way of writes to the record store. A write whose answer was los
 concluded from that: the same blobs and rows are written again (both are idempotent) until the store says so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from transfer_engine.actors import Backoff, GroupCommit, GroupCommitStatistics
 from transfer_engine.engine.alerts import Alerts
@@ -13,6 +14,8 @@ from transfer_engine.engine.open_transfers import OpenTransfer
 from transfer_engine.engine.records.protocol import RecordStore, RecordsUnavailable
 from transfer_engine.engine.submitter import Health, until_answered
 from transfer_engine.schema.transfers import TransferRecord
+
+Result = TypeVar("Result")
 
 
 class _Entry:
@@ -96,6 +99,10 @@ class Recorder:
         """Write a transfer's last row; ``ended`` is called once it is durable."""
         self.commits.submit_nowait(_Entry(record=transfer.record(), ended=transfer), admitted=True)
 
+    async def find(self, req_id: int) -> TransferRecord | None:
+        """Return the row of a transfer, once the store has answered. Cancellation leaves nothing behind."""
+        return await self._until_answered(lambda: self._store.get(req_id))
+
     def statistics(self) -> GroupCommitStatistics:
         """Return the statistics of the group commit."""
         return self.commits.statistics()
@@ -104,16 +111,14 @@ class Recorder:
         to_journal = [transfer for entry in entries for transfer in entry.to_journal]
         records = [entry.record for entry in entries if entry.record is not None]
         blobs = self._journal.enter(to_journal) if to_journal else []
-        await until_answered(
-            lambda: self._store.write(blobs, records),
-            RecordsUnavailable,
-            health=self.health,
-            alerts=self._alerts,
-            backoff=self._backoff,
-            name="records",
-        )
+        await self._until_answered(lambda: self._store.write(blobs, records))
         for entry in entries:
             if entry.ended is not None:
                 self._ended(entry.ended)
                 entry.ended = None  # should the rest of the flush crash, nobody is ended twice
         return [None] * len(entries)
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[Result]]) -> Result:
+        return await until_answered(
+            ask, RecordsUnavailable, health=self.health, alerts=self._alerts, backoff=self._backoff, name="records"
+        )

@@ -9,7 +9,6 @@ from tigerbeetle import CreateTransferStatus
 
 from transfer_engine.engine.coordinator import Coordinator
 from transfer_engine.engine.endings import CANCELLED_BY_OPERATOR, Endings
-from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.legs import TOMBSTONE_CODE
 from transfer_engine.engine.open_transfers import OpenTransfer
 from transfer_engine.engine.outcomes import Resolution, ResolutionReport
@@ -26,11 +25,10 @@ _IS_THERE = frozenset({CreateTransferStatus.CREATED, CreateTransferStatus.EXISTS
 class Resolver:
     """Carries an operator's decisions out; whoever calls has the transfer's custody."""
 
-    def __init__(self, *, coordinator: Coordinator, endings: Endings, submitter: Submitter, ledger: Ledger) -> None:
+    def __init__(self, *, coordinator: Coordinator, endings: Endings, submitter: Submitter) -> None:
         self._coordinator = coordinator
         self._endings = endings
         self._submitter = submitter
-        self._ledger = ledger
 
     async def resolve(self, transfer: OpenTransfer, resolution: Resolution) -> ResolutionReport:
         """Post or void a transfer as far as that is safe, and say step by step what was done.
@@ -71,7 +69,7 @@ class Resolver:
         [tombstone] = await self._submitter.submit([transfer.body.tombstone()])
         verdict = hold_verdict(tombstone.status)
         if verdict is HoldVerdict.OTHER_OWNER:
-            found = await self._ledger.lookup_transfers([transfer.req_id | HOLD])
+            found = await self._submitter.lookup_transfers([transfer.req_id | HOLD])
             if found and found[0].code != TOMBSTONE_CODE:
                 if found[0].user_data_64 != transfer.intent.fingerprint:
                     steps.append("another body owns this key")

@@ -1,8 +1,8 @@
 """The submitter: gathers what waits into one `create_transfers`, and asks again until the ledger has answered.
 
-It owns the only way of events to the ledger, first in, first out. A transfer's events are one unit: never split over
-two batches, never interleaved. It never concludes anything from a fault: the same batch is sent again, by the same
-ids, until an answer comes; callers have their own deadlines.
+It owns the only way of events to the ledger, first in, first out; look-ups go beside it. A transfer's events are one
+unit: never split over two batches, never interleaved. It never concludes anything from a fault: the same batch is sent
+again, by the same ids, until an answer comes; callers have their own deadlines.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -118,6 +118,14 @@ class Submitter:
                     refused.append(account_id)
                     self._alerts.critical("account_conflict", account_id=f"{account_id:#x}", status=result.status.name)
         return refused
+
+    async def lookup_accounts(self, account_ids: Sequence[int]) -> list[Account]:
+        """Return the accounts that exist, once the ledger has answered. Cancellation leaves nothing behind."""
+        return await self._until_answered(lambda: self._ledger.lookup_accounts(account_ids))
+
+    async def lookup_transfers(self, transfer_ids: Sequence[int]) -> list[Transfer]:
+        """Return the transfers that exist, once the ledger has answered. Cancellation leaves nothing behind."""
+        return await self._until_answered(lambda: self._ledger.lookup_transfers(transfer_ids))
 
     def statistics(self) -> tuple[GroupCommitStatistics, GroupCommitStatistics]:
         """Return the statistics of the transfers' and of the accounts' group commit."""

@@ -63,9 +63,7 @@ def wire(
 
     completion = Completion(open_transfers, journal, requeue)
     recorder = Recorder(records, journal, alerts, ended=completion.ended, clock_ms=clock_ms, waiting_most=waiting_most)
-    endings = Endings(
-        submitter=submitter, recorder=recorder, ledger=ledger, records=records, alerts=alerts, close=completion.close
-    )
+    endings = Endings(submitter=submitter, recorder=recorder, alerts=alerts, close=completion.close)
     coordinator = Coordinator(
         submitter=submitter,
         recorder=recorder,
@@ -124,7 +122,7 @@ def wire(
         drives=drives,
         pool=pool,
         scanner=scanner,
-        resolver=Resolver(coordinator=coordinator, endings=endings, submitter=submitter, ledger=ledger),
+        resolver=Resolver(coordinator=coordinator, endings=endings, submitter=submitter),
         admission=admission,
         completion=completion,
         deadlines=deadlines,

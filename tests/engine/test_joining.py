@@ -1,11 +1,13 @@
 """One key, many callers: joined, replayed, cancelled, late. Nobody's waiting changes what happens to the transfer."""
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
 
 from support.engines import DIRECT, FREEZING, PAIRS, World
-from transfer_engine.engine.outcomes import KeyReused
+from transfer_engine.engine.outcomes import KeyReused, Overloaded
 from transfer_engine.engine.services.simulated import Behaviour
 from transfer_engine.schema.transfers import TransferState, TransferStatus
 
@@ -39,15 +41,62 @@ async def test_a_refusal_is_joined_and_replayed_too(world: World) -> None:
     await world.check()
 
 
-@pytest.mark.parametrize("other", [{"amount": 99}, {"target": FREEZING}, {"source": DIRECT}, {"target_user_id": 2}])
-async def test_another_body_under_way_is_refused_at_once(world: World, other: dict[str, object]) -> None:
+OTHER_BODIES: list[dict[str, Any]] = [{"amount": 99}, {"target": FREEZING}, {"source": DIRECT}, {"target_user_id": 2}]
+
+
+@pytest.mark.parametrize("step", ["intent", "hold", "row committed"])
+@pytest.mark.parametrize("other", OTHER_BODIES)
+async def test_another_body_under_way_waits_for_the_ledgers_word(
+    world: World, other: dict[str, Any], step: str
+) -> None:
+    asked = {"source": "funding", "target": "trading"} | other
+    async with world.engine() as engine:
+        async with trio.open_nursery() as nursery:
+            stop = world.wire.stop(step)
+            nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key"))
+            await stop.reached.wait()
+            nursery.start_soon(lambda: world.ask(engine, asked.pop("source"), asked.pop("target"), key="key", **asked))
+            await trio.testing.wait_all_tasks_blocked()
+            stop.released.set()
+        first, second = world.told
+        assert first.outcome.status is TransferStatus.COMMITTED
+        assert isinstance(second.answer, KeyReused)
+        assert world.wire.names().count("row committed") == 1
+    await world.check()
+
+
+@pytest.mark.parametrize("other", OTHER_BODIES)
+async def test_the_owner_of_a_key_is_answered_while_another_body_is_under_way(
+    world: World, other: dict[str, Any]
+) -> None:
+    asked = {"source": "funding", "target": "trading"} | other
+    async with world.engine() as engine:
+        owner = await world.ask(engine, "funding", "trading", key="key")
+        async with trio.open_nursery() as nursery:
+            stop = world.wire.stop("intent")
+            nursery.start_soon(lambda: world.ask(engine, asked.pop("source"), asked.pop("target"), key="key", **asked))
+            await stop.reached.wait()
+            nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key"))
+            await trio.testing.wait_all_tasks_blocked()
+            stop.released.set()
+        _, foreign, again = world.told
+        assert isinstance(foreign.answer, KeyReused)
+        assert (again.outcome.status, again.outcome.replayed) == (TransferStatus.COMMITTED, True)
+        assert again.outcome.req_id == owner.outcome.req_id
+    await world.check()
+
+
+async def test_a_contest_that_nobody_decides_is_answered_at_the_deadline_and_takes_nothing(world: World) -> None:
     async with world.engine() as engine, trio.open_nursery() as nursery:
         stop = world.wire.stop("hold")
         nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key"))
         await stop.reached.wait()
-        asked = {"source": "funding", "target": "trading"} | other
-        told = await world.ask(engine, asked.pop("source"), asked.pop("target"), key="key", **asked)  # type: ignore[arg-type]
-        assert isinstance(told.answer, KeyReused)
+        began = trio.current_time()
+        told = await world.ask(engine, "funding", "trading", key="key", amount=5, deadline_ms=300)
+        assert isinstance(told.answer, Overloaded)
+        assert told.answer.is_retryable
+        assert trio.current_time() == began + 0.3
+        assert engine.statistics().open_transfers == 1
         stop.released.set()
         await world.heal(engine)
     await world.check()

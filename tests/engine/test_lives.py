@@ -1,4 +1,4 @@
-"""Lives: what is promised ahead is durable first, a new life starts above all former ones, a lost claim asks nothing."""
+"""Lives: what is promised is durable first, a new life starts above all former ones, a lost claim asks nothing."""
 
 import pytest
 import trio

@@ -132,7 +132,7 @@ async def test_after_a_restart_unfinished_ones_come_first(world: World, step: st
             await trio.testing.wait_all_tasks_blocked()
             world.wire.cut()
 
-    await world.live(die)
+    await world.live(die, number=999, fate="")
     source = "funding" if step != f"{FREEZING}.withdraw" else FREEZING
     async with world.engine() as engine:
         recovered = engine.statistics().recovered
@@ -144,9 +144,7 @@ async def test_after_a_restart_unfinished_ones_come_first(world: World, step: st
         await world.heal(engine)
         told = await world.ask(engine, source, "trading", amount=1_000, key="before 0")
         assert told.outcome.status is TransferStatus.COMMITTED, "it came first, and took all there was"
-        last = await world.ask(
-            engine, source, DIRECT if source == "funding" else "funding", amount=1_000, key="after"
-        )
+        last = await world.ask(engine, source, DIRECT if source == "funding" else "funding", amount=1_000, key="after")
         assert last.outcome.status is TransferStatus.FAILED
     await world.check()
 

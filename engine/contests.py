@@ -1,0 +1,44 @@
+"""Keys that two bodies claim at once: who comes second waits until the ledger has said whose the key is.
+
+Only the ledger knows: the first of the two in this engine may itself be a misuse of a key that the second one used
+long ago, and would then be told so in a moment.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+from transfer_engine.engine.deadlines import Deadlines
+from transfer_engine.engine.open_transfers import OpenTransfer
+from transfer_engine.engine.outcomes import Overloaded, RefusalCode
+
+
+class KeyContested(Exception):
+    """The key is under way with another body, and it is not known yet whether that one owns it."""
+
+    def __init__(self, other: OpenTransfer) -> None:
+        super().__init__(f"{other!r} may own the key")
+        self.other = other
+
+
+async def admit_in_turn(
+    admit: Callable[[], tuple[OpenTransfer, bool]], deadlines: Deadlines, deadline_ms: int | None
+) -> tuple[OpenTransfer, bool]:
+    """Call ``admit`` until it raises no :class:`KeyContested` any more; see there for what else it does.
+
+    Cancellation leaves nothing taken.
+
+    Raises:
+        Overloaded: at the deadline nobody knew; nothing was taken.
+    """
+    since = trio.current_time()
+    while True:
+        try:
+            return admit()
+        except KeyContested as contest:
+            other = contest.other
+        allowed_ms = deadlines.deadline_ms if deadline_ms is None else deadline_ms
+        waited_ms = int((trio.current_time() - since) * 1000)
+        await deadlines.wait(other, max(0, allowed_ms - waited_ms))
+        if other.answer is None and not other.owns_key:
+            raise Overloaded(RefusalCode.UNAVAILABLE, "this key is under way with another body: try again in a moment")
