@@ -149,7 +149,8 @@ class Client:
                 if accept(figures):
                     return figures
                 await trio.sleep(_LOOK_S)
-        raise NotHealed(f"{figures.get('open_transfers')} transfers are under way after {HEAL_S:g} s")
+        left = f"{figures.get('open_transfers')} transfers and {figures.get('unsettled_intents')} intents are left"
+        raise NotHealed(f"{left} after {HEAL_S:g} s")
 
     async def healed(self) -> dict[str, Any]:
         """Wait until the engine is ready and nothing is under way; return its figures, or raise `NotHealed`."""

@@ -21,6 +21,10 @@ START_S: Final = 30.0
 STOP_S: Final = 30.0
 """How long a process may take to end once it was told to; a graceful stop has a deadline of its own."""
 
+LOG_NAME: Final = "server.log"
+"""The file under a server's directory that has its log, and those of its former lives."""
+
+_LOG_LINES: Final = 20
 _REAP_MS: Final = 5_000
 _READY: Final = "transfer-engine is ready at "
 _COMMAND: Final = (sys.executable, "-P", "-m", "transfer_engine.http.command_line", "serve", "--port", "0")
@@ -29,10 +33,14 @@ _COMMAND: Final = (sys.executable, "-P", "-m", "transfer_engine.http.command_lin
 class ServerDied(Exception):
     """The process ended before it was ready; ``returncode`` is its exit code, negative for a signal."""
 
-    def __init__(self, returncode: int, log: str) -> None:
+    def __init__(self, returncode: int) -> None:
         super().__init__(f"the server ended with {returncode} before it was ready")
         self.returncode = returncode
-        self.log = log
+
+
+def log_tail(log: Path) -> str:
+    """Return the last lines of a log; nothing where there is none."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:]) if log.exists() else ""
 
 
 class ServerProcess:
@@ -41,7 +49,7 @@ class ServerProcess:
     def __init__(self, process: trio.Process, directory: Path) -> None:
         self.url = ""
         self.data_dir = directory / "data"
-        self.log = directory / "server.log"
+        self.log = directory / LOG_NAME
         self._process = process
 
     def __repr__(self) -> str:
@@ -61,7 +69,7 @@ class ServerProcess:
         path.write_text(yaml.safe_dump({**config, **({"crash_at": crash_at} if crash_at else {})}))
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
         arguments = [*_COMMAND, "--data-dir", str(directory / "data"), "--config", str(path)]
-        with (directory / "server.log").open("ab") as log:
+        with (directory / LOG_NAME).open("ab") as log:
             # A process group of its own: Ctrl-C is for whoever started it, who then ends it by its pid.
             process = await trio.lowlevel.open_process(
                 arguments, stdout=PIPE, stderr=log, env=environment, process_group=0
@@ -81,7 +89,7 @@ class ServerProcess:
         while stdout is not None and not line.endswith(b"\n"):
             part = await stdout.receive_some(1_024)
             if not part:
-                raise ServerDied(await self._process.wait(), self.log_tail())
+                raise ServerDied(await self._process.wait())
             line += part
         self.url = line.decode().removeprefix(_READY).strip()
 
@@ -95,9 +103,9 @@ class ServerProcess:
         """The exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
-    def log_tail(self, lines: int = 20) -> str:
+    def log_tail(self) -> str:
         """Return the last lines of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return log_tail(self.log)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal; it may have ended already."""

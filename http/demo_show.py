@@ -17,7 +17,7 @@ from rich.text import Text
 from transfer_engine.http.demo_books import read_books
 from transfer_engine.http.demo_client import NoAnswer, NotHealed
 from transfer_engine.http.demo_invariants import Verdict, check_invariants
-from transfer_engine.http.demo_server import ServerDied
+from transfer_engine.http.demo_server import LOG_NAME, ServerDied, log_tail
 from transfer_engine.http.demo_story import CONFIG, Story, StoryBroken
 from transfer_engine.http.settings import ServerSettings
 
@@ -105,9 +105,8 @@ def _reason(error: Exception) -> str:
 
 
 def _show_log(console: Console, story: Story) -> None:
-    if story.server is not None:
-        console.print("\nThe end of the server's log:")
-        console.print(Text(story.server.log_tail()), soft_wrap=True)
+    console.print("\nThe end of the server's log:")
+    console.print(Text(log_tail(story.directory / LOG_NAME)), soft_wrap=True)
 
 
 @asynccontextmanager
