@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from support.inline_core import InlineCore
 from transfer_engine.engine.services.protocol import Answer, CoreBalance, ServiceCall
 from transfer_engine.engine.services.simulated import SimulatedCore, open_simulated_core
 
@@ -58,12 +59,16 @@ async def open_core(kind: str, path: Path) -> AsyncIterator[FundedCore]:
     freezes = "without" not in kind
     if "reopened" in kind:
         yield ReopenedCore("matching", path, freezes=freezes)
+    elif "inline" in kind:
+        yield InlineCore("matching", freezes=freezes)
     else:
         async with open_simulated_core(name="matching", path=path, freezes=freezes) as core:
             yield core
 
 
-@pytest.fixture(params=["with a freeze", "without a freeze", "reopened, with a freeze", "reopened, without a freeze"])
+@pytest.fixture(
+    params=[f"{kind}{freeze} a freeze" for kind in ("", "reopened, ", "inline, ") for freeze in ("with", "without")]
+)
 async def core(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FundedCore]:
     """A core with nothing in it."""
     async with open_core(request.param, tmp_path / "core.sqlite") as opened:
