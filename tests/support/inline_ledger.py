@@ -59,6 +59,7 @@ class InlineLedger(EmbeddedLedger):
     async def _read(self, query: Callable[[Any, Any], T], event: Any) -> T:
         # A database in memory has one connection: the writer's.
         await trio.lowlevel.checkpoint()
+        self._writer.expire_due()
         return query(self._writer._connect(), event)
 
     # What tests do behind the engine's back.

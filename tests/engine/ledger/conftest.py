@@ -10,6 +10,7 @@ import pytest
 import tigerbeetle as tb
 import trio
 
+from support.inline_ledger import InlineLedger
 from support.ledger_books import Books
 from support.tigerbeetle_server import ThreadedTigerBeetle, find_binary, running_server
 from transfer_engine.engine.ledger.embedded import open_embedded_ledger
@@ -48,6 +49,19 @@ async def _embedded(path: Path) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
+async def _inline() -> AsyncIterator[Backend]:
+    offset_ns = 0
+
+    async def pass_time(seconds: float) -> None:
+        nonlocal offset_ns
+        await trio.lowlevel.checkpoint()
+        offset_ns += int(seconds * 1e9)
+
+    ledger = InlineLedger(lambda: time.time_ns() + offset_ns)
+    yield Backend(ledger, ledger, pass_time)
+
+
+@asynccontextmanager
 async def _tigerbeetle(address: str) -> AsyncIterator[Backend]:
     async def pass_time(seconds: float) -> None:
         # The server has its own clock, and looks for expired holds now and then.
@@ -57,10 +71,12 @@ async def _tigerbeetle(address: str) -> AsyncIterator[Backend]:
         yield Backend(ThreadedTigerBeetle(client), ThreadedTigerBeetle(other), pass_time)
 
 
-@pytest.fixture(params=["embedded", "tigerbeetle"])
+@pytest.fixture(params=["embedded", "inline", "tigerbeetle"])
 def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], object]:
     if request.param == "embedded":
         return lambda: _embedded(tmp_path / "ledger.sqlite")
+    if request.param == "inline":
+        return _inline
     address = request.getfixturevalue("tigerbeetle_address")
     return lambda: _tigerbeetle(address)
 
