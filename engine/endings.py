@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import trio
-from tigerbeetle import AccountFlags, CreateTransferResult, Transfer
+from tigerbeetle import AccountFlags, CreateTransferResult, Transfer, TransferFlags
 
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.legs import TOMBSTONE_CODE
@@ -70,6 +70,8 @@ class Endings:
             else:
                 [result] = await self._submitter.submit([build(leg)])
             verdict = end_verdict(result.status)
+            if verdict is EndVerdict.TAKEN:
+                verdict = await self._read_leg(transfer, leg)
             # What burnt this leg would burn the next one, too, and one more at every replay; and there are few.
             if verdict in _BURNT and await self._are_accounts_open(transfer):
                 continue
@@ -85,6 +87,19 @@ class Endings:
             return verdict
         self._alerts.critical("legs_used_up", transfer=repr(transfer), legs=list(legs))
         transfer.trouble("every leg of this transfer is burnt")
+        return EndVerdict.UNDECIDED
+
+    async def _read_leg(self, transfer: OpenTransfer, leg: int) -> EndVerdict:
+        """Tell what another body's event under this leg did to the hold.
+
+        A wallet pair sends its post blindly behind its hold. One whose key is another wallet pair's, between the
+        same accounts, so posts that one's hold, if it finds it open: all of it, as its owner would have done.
+        """
+        for found in await self._submitter.lookup_transfers([transfer.req_id | leg]):
+            if found.pending_id == transfer.req_id | HOLD and found.flags & TransferFlags.POST_PENDING_TRANSFER:
+                return EndVerdict.POSTED
+            if found.pending_id == transfer.req_id | HOLD and found.flags & TransferFlags.VOID_PENDING_TRANSFER:
+                return EndVerdict.VOIDED
         return EndVerdict.UNDECIDED
 
     async def _are_accounts_open(self, transfer: OpenTransfer) -> bool:

@@ -152,7 +152,7 @@ class Replays:
 
     async def _replay(self, transfer: OpenTransfer) -> None:
         transfer.retry_count += 1
-        if transfer.retry_count == self._settings.alert_retries:
+        if transfer.retry_count % self._settings.alert_retries == 0:
             self._alerts.critical("transfer_stuck", transfer=repr(transfer), error=transfer.error)
         self._drives.start(transfer, partial(self._coordinator.drive, transfer))
         if not transfer.is_wallet_pair:

@@ -91,7 +91,7 @@ class Settings(_Frozen):
     replay_gap_ms: Annotated[int, Field(ge=0, le=60_000)] = 10
     """Pause between two replays that call a core, so that a core that comes back is not trampled."""
     alert_retries: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-    """A transfer that was replayed so often raises an alert."""
+    """A transfer that was replayed so often raises an alert, and again after as many more."""
     pending_warning_ms: Annotated[int, Field(ge=1)] = 1_800_000
     """A transfer pending for longer raises a warning."""
     pending_critical_ms: Annotated[int, Field(ge=1)] = 7_200_000

@@ -42,6 +42,8 @@ class EndVerdict(enum.Enum):
     """This leg was burnt by an earlier submission: go on to the next one."""
     BURNT_NOW = enum.auto()
     """This leg was burnt by this submission: the next one will do, once the reason is gone."""
+    TAKEN = enum.auto()
+    """Another body's event is under this leg: look up what it did to the hold."""
     UNDECIDED = enum.auto()
     """No verdict: stay pending, alert."""
 
@@ -71,6 +73,7 @@ END_VERDICTS: Final[Mapping[int, EndVerdict]] = {
     _S.PENDING_TRANSFER_NOT_FOUND: EndVerdict.BURNT_NOW,
     _S.DEBIT_ACCOUNT_ALREADY_CLOSED: EndVerdict.BURNT_NOW,
     _S.CREDIT_ACCOUNT_ALREADY_CLOSED: EndVerdict.BURNT_NOW,
+    **{status: EndVerdict.TAKEN for status in _S if status.name.startswith("EXISTS_WITH_DIFFERENT_")},
 }
 
 INSUFFICIENT_FUNDS: Final = "insufficient funds"

@@ -197,3 +197,24 @@ async def test_a_reason_that_no_row_can_hold_is_made_to_fit(world: World, reason
     error = world.row(told.outcome.req_id).error
     assert error
     assert len(error.encode()) <= 2_000
+
+
+@pytest.mark.parametrize(
+    ("pair", "leg", "state"), [("wallet->core", 2, "committed"), ("core->wallet", 3, "rolled_back")]
+)
+async def test_a_leg_that_another_body_has_used_tells_what_it_did(
+    world: World, pair: str, leg: int, state: str
+) -> None:
+    """Two bodies of one key between the same accounts differ in the fingerprint alone, and in the amount."""
+
+    async def end_by_other_body() -> None:
+        [transfer] = engine._parts.open_transfers
+        event = transfer.body.void(leg) if leg % 2 else transfer.body.post(leg)
+        event.user_data_64 = 1
+        [answer] = await world.ledger.create_transfers([event])
+        assert answer.status.name == "CREATED"
+
+    async with world.engine() as engine:
+        told = await interrupted(world, engine, pair, "post", end_by_other_body)
+        assert told.outcome.status.value == state
+    await world.check()

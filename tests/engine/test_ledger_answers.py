@@ -350,6 +350,7 @@ async def test_a_transfer_of_any_other_kind_under_the_holds_id_owns_the_key(worl
 
 UNKNOWN_TO_HOLDS = [status for status in CreateTransferStatus if status not in HOLD_VERDICTS]
 UNKNOWN_TO_ENDS = [status for status in CreateTransferStatus if status not in END_VERDICTS]
+UNKNOWN_TO_ENDS.append(CreateTransferStatus.EXISTS_WITH_DIFFERENT_USER_DATA_64)  # … of a leg that is not to be found
 
 
 def on(flag: TransferFlags, status: CreateTransferStatus) -> Callable[[Transfer], CreateTransferStatus | None]:

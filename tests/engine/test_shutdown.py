@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.testing
 
 from support.engines import FREEZING, PAIRS, World
 from transfer_engine.engine.services.simulated import Behaviour
@@ -36,8 +37,7 @@ async def test_a_graceful_stop_drains_what_is_under_way(world: World, pair: tupl
         async with world.engine() as engine:
             for _ in range(3):
                 nursery.start_soon(world.ask, engine, *pair)
-            await trio.sleep(0)
-            await trio.sleep(0)
+            await trio.testing.wait_all_tasks_blocked()
             assert engine.statistics().open_transfers == 3
         assert {told.outcome.status for told in world.told} == {TransferStatus.COMMITTED}
     assert engine.statistics().unsettled_intents == 0

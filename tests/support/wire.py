@@ -28,6 +28,7 @@ class Entry(NamedTuple):
 
     name: str
     req_id: int
+    time: float = 0.0
 
 
 class ConnectionLost(Exception):
@@ -82,6 +83,10 @@ class Wire:
         if number > 0:
             self.fates[self.calls + number] = fate
 
+    def times(self, name: str) -> list[float]:
+        """Return when something was asked, by trio's clock."""
+        return [entry.time for entry in self.log if entry.name == name]
+
     def stop(self, name: str, *, after: bool = False) -> Stop:
         """Stop the next call that has this name."""
         stop = Stop(name, after=after)
@@ -116,7 +121,8 @@ class Wire:
         await self._alive()
         if fate == "lose_request" or backend in self.down:
             raise fault(f"{backend}: the request was lost")
-        self.log += entries
+        now = trio.current_time()
+        self.log += [Entry(entry.name, entry.req_id, now) for entry in entries]
         answer = self.forged[entries[0].name] if entries and entries[0].name in self.forged else await apply()
         if fate == "cut_after":
             self.cut()
