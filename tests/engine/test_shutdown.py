@@ -2,7 +2,6 @@
 
 import pytest
 import trio
-import trio.testing
 
 from support.engines import FREEZING, PAIRS, World
 from transfer_engine.engine.services.simulated import Behaviour
@@ -35,10 +34,17 @@ async def test_a_graceful_stop_drains_what_is_under_way(world: World, pair: tupl
         core.behave(Behaviour(latency_ms=300))
     async with trio.open_nursery() as nursery:
         async with world.engine() as engine:
+            stop = world.wire.stop("hold")
             for _ in range(3):
                 nursery.start_soon(world.ask, engine, *pair)
-            await trio.testing.wait_all_tasks_blocked()
+            await stop.reached.wait()
             assert engine.statistics().open_transfers == 3
+
+            async def release() -> None:
+                await trio.sleep(0.2)
+                stop.released.set()
+
+            nursery.start_soon(release)
         assert {told.outcome.status for told in world.told} == {TransferStatus.COMMITTED}
     assert engine.statistics().unsettled_intents == 0
     await world.check()
