@@ -157,7 +157,7 @@ async def run(chunks: list[list[Ask]], fates: dict[int, str], latency_ms: int) -
     await world.check()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     chunks=st.lists(st.lists(ASKS, min_size=1, max_size=12), min_size=1, max_size=3),
     fates=st.dictionaries(st.integers(1, 40), st.sampled_from(["lose_request", "lose_answer"]), max_size=4),

@@ -39,17 +39,17 @@ async def test_a_poison_message_does_not_block_its_user(world: World, pair: str)
     async with world.engine() as engine:
         async with trio.open_nursery() as nursery:
             stop = world.wire.stop("intent")
-            nursery.start_soon(lambda: world.ask(engine, "funding", "trading", amount=1))
+            nursery.start_soon(lambda: world.ask(engine, "funding", "trading", amount=1, deadline_ms=9_000))
             await stop.reached.wait()
             nursery.start_soon(lambda: world.ask(engine, *PAIRS[pair], key="poison"))
             await trio.testing.wait_all_tasks_blocked()
             for _ in range(3):
-                nursery.start_soon(lambda: world.ask(engine, "funding", "trading", amount=1))
+                nursery.start_soon(lambda: world.ask(engine, "funding", "trading", amount=1, deadline_ms=9_000))
                 await trio.testing.wait_all_tasks_blocked()
             stop.released.set()
         told = [(told.asked["idempotency_key"] or "", told.outcome.status.value) for told in world.told]
         assert sorted(told) == [("", "committed")] * 4 + [("poison", "pending")]
-        assert trio.current_time() < 2.2, "its caller is told"
+        assert trio.current_time() < 9, "the submitter's restarts take their time, but not for ever"
         assert engine.statistics().alerts["transfer_set_aside"] == 1
         assert engine.statistics().users.messages_waiting == 0
 

@@ -1,5 +1,6 @@
 """Backends that outlive engines, engines on them, clients that write down what they were told, and the examiner."""
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
@@ -238,7 +239,9 @@ class World:
 
 
 def in_a_loop(program: Callable[[], Awaitable[Any]], **run: Any) -> Any:
-    """Run a program in a trio loop of its own, whose clock jumps."""
+    """Run a program in a trio loop of its own, whose clock jumps; it is scheduled the same way every time."""
+    random.seed(0)
+    trio._core._run._r.seed(0)
     return trio.run(program, **run | {"clock": MockClock(autojump_threshold=0)})
 
 
