@@ -377,6 +377,9 @@ class LedgerModel:
         at = {balance.timestamp: balance for balance in self.history[wanted.account_id]}
         return [at[transfer.timestamp] for transfer in self.get_account_transfers(wanted)]
 
+    def accounts_with_history(self) -> list[int]:
+        return [one.id for one in self.accounts.values() if has(one, tb.AccountFlags.HISTORY)]
+
     def query_accounts(self, wanted: tb.QueryFilter) -> list[tb.Account]:
         return self._query(list(self.accounts.values()), wanted)
 

@@ -137,6 +137,17 @@ class LedgerMachine(RuleBasedStateMachine):
         assert queries.lookup_transfers(self.reader, ids, self.writer.recent_ids) == expected
 
     @invariant()
+    def nothing_superfluous_is_kept(self) -> None:
+        kept = self.model.accounts_with_history()
+        rows = self.reader.execute("SELECT count(*) FROM account_balances").fetchone()
+        assert rows == (sum(len(self.model.history[one]) for one in kept),)
+        waiting = sum(
+            outcome == "pending" and self.model.transfers[hold].timeout > 0
+            for hold, outcome in self.model.outcome_of_hold.items()
+        )
+        assert self.reader.execute("SELECT count(*) FROM expiries").fetchone() == (waiting,)
+
+    @invariant()
     def no_money_appears(self) -> None:
         accounts = list(self.model.accounts.values())
         assert sum(one.debits_posted for one in accounts) == sum(one.credits_posted for one in accounts)

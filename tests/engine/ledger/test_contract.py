@@ -108,6 +108,40 @@ async def test_a_broken_chain_gives_a_hold_back_its_open_state(books: Books) -> 
     assert await books.submit(books.void(move, source, target)) == [CREATED]
 
 
+async def test_events_after_a_broken_chain_see_nothing_of_it(books: Books) -> None:
+    source, target = await books.pair()
+    move = books.new_id()
+    await books.must_submit(books.hold(move, source, target, 100))
+    post = replace(books.post(move, source, target), flags=LINKED | TransferFlags.POST_PENDING_TRANSFER)
+    broken = [post, books.transfer(source, target, 5000)]
+    assert await books.submit(*broken, books.void(move, source, target)) == [
+        Status.LINKED_EVENT_FAILED,
+        Status.EXCEEDS_CREDITS,
+        CREATED,
+    ]
+    assert await books.balance(source) == (1000, 0)
+
+
+async def test_broken_chains_leave_no_hole_in_an_accounts_transfers(books: Books) -> None:
+    """Wherever a chain breaks, all transfers before and after it are found, in both directions."""
+    source, target = await books.pair()
+    made = []
+    for _ in range(40):
+        chain = [books.transfer(source, target, 1, LINKED), books.transfer(source, target, 5000)]
+        kept = [books.transfer(source, target, 1), books.transfer(source, target, 1)]
+        assert await books.submit(*chain, *kept) == [
+            Status.LINKED_EVENT_FAILED,
+            Status.EXCEEDS_CREDITS,
+            CREATED,
+            CREATED,
+        ]
+        made += [one.id for one in kept]
+    for account_id, side in ((source, 1), (target, 2)):
+        forward = await books.ledger.get_account_transfers(account_filter(account_id, side))
+        backward = await books.ledger.get_account_transfers(account_filter(account_id, side | 4))
+        assert [one.id for one in forward] == made == [one.id for one in backward][::-1]
+
+
 async def test_a_chain_left_open_fails_whole(books: Books) -> None:
     source, target = await books.pair()
     chain = [books.transfer(source, target, 1, LINKED), books.transfer(source, target, 1, LINKED)]

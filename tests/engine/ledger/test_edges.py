@@ -1,5 +1,7 @@
 """Corners of the rules that random events seldom reach."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,14 @@ async def test_a_closed_account_is_made_so_and_stays(books: Books) -> None:
     await books.ledger.create_accounts([account])
     other = await books.account()
     assert await books.submit(books.transfer(other, account.id, 1)) == [Status.CREDIT_ACCOUNT_ALREADY_CLOSED]
+
+
+async def test_both_accounts_chains_can_be_entered_at_every_32nd_transfer(tmp_path: Path) -> None:
+    """Without the marks all answers would still be right, and a page deep in a history would read all before it."""
+    async with open_embedded_ledger(tmp_path / "ledger") as ledger:
+        books = Books(ledger)
+        source, target = await books.account(), await books.account()
+        await books.must_submit(*[books.transfer(source, target, 1) for _ in range(100)])
+    with closing(sqlite3.connect(tmp_path / "ledger")) as file:
+        marks = file.execute("SELECT count(*) FROM account_marks GROUP BY account").fetchall()
+    assert marks == [(3,), (3,)]
