@@ -73,9 +73,7 @@ class MemoryRecords:
         await trio.lowlevel.checkpoint()
         return {req_id: self.rows[req_id] for req_id in req_ids if req_id in self.rows}
 
-    async def history(
-        self, user_id: int, *, limit: int, position: tuple[int, int] | None = None
-    ) -> HistoryPage:
+    async def history(self, user_id: int, *, limit: int, position: tuple[int, int] | None = None) -> HistoryPage:
         await trio.lowlevel.checkpoint()
         _check_limit(limit)
         keys = sorted(
