@@ -354,8 +354,15 @@ def test_a_resolution_races_with(
             return
 
 
-@pytest.mark.parametrize("resolution", Resolution)
-@pytest.mark.parametrize("fates", [("cut_after",), ("lose_request", "lose_answer")], ids=["killed", "lost"])
+@pytest.mark.parametrize(
+    ("resolution", "fates"),
+    [
+        (Resolution.POST, ("cut_after",)),
+        (Resolution.VOID, ("cut_after",)),
+        (Resolution.VOID, ("lose_answer",)),
+    ],
+    ids=["post, killed", "void, killed", "void, answers lost"],
+)
 @pytest.mark.parametrize(
     ("pair", "service", "operation"),
     [
