@@ -9,7 +9,7 @@ import click
 @click.option(
     "--transfers",
     type=click.IntRange(12, 100_000),
-    default=1_200,
+    default=2_000,
     show_default=True,
     help="How many transfers are sent while the server is killed.",
 )

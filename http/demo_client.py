@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from transfer_engine.http.demo_notes import Answer, Asked, Note, Notebook
-from transfer_engine.schema.wire import BalancesResponse, RecordResponse, TransferResponse
+from transfer_engine.schema.wire import BalancesResponse, RecordResponse, ResolveResponse, TransferResponse
 
 ANSWER_S: Final = 30.0
 """How long an answer is waited for: far beyond the engine's own deadline, by which it answers ``pending``."""
@@ -78,20 +78,16 @@ class Client:
         note.sent += 1
         began = time.perf_counter()
         try:
-            response = await self._http.send(self._request(path, body, asked.key))
+            response = await self._http.send(self._request(path, body, **{"Idempotency-Key": asked.key}))
         except httpx.TransportError as error:
             raise NoAnswer(f"{asked.key}: {error!r}") from error
         answer = _read(response, took_ms=(time.perf_counter() - began) * 1000)
         note.answers.append(answer)
         return answer
 
-    def _request(self, path: str, body: dict[str, Any], key: str) -> httpx.Request:
+    def _request(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Request:
         content = msgspec.json.encode(body)
-        headers = {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(content)),
-            "Idempotency-Key": key,
-        }
+        headers |= {"Content-Type": "application/json", "Content-Length": str(len(content))}
         request = self._http.build_request("POST", path, headers=headers)
         request.stream = _Body(content)
         return request
@@ -121,6 +117,15 @@ class Client:
         answer = await self._http.get(f"/api/v1/transfer/{UUID(int=asked.req_id)}")
         answer.raise_for_status()
         return msgspec.json.decode(answer.content, type=RecordResponse)
+
+    async def resolve(self, asked: Asked, action: str) -> ResolveResponse | None:
+        """Carry out an operator's decision, ``post`` or ``void``; None where the engine can't now, or went away."""
+        path = f"/api/v1/admin/transfers/{UUID(int=asked.req_id)}/resolve"
+        try:
+            answer = await self._http.send(self._request(path, {"action": action}))
+        except httpx.TransportError:
+            return None
+        return msgspec.json.decode(answer.content, type=ResolveResponse) if answer.status_code == 200 else None
 
     async def balances(self, user_id: int) -> dict[tuple[str, int], int]:
         """Return what a user may spend, by account and asset."""

@@ -74,7 +74,7 @@ def test_the_whole_story(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["ready after", "money for the users"])
 def test_interrupted(tmp_path: Path, moment: str) -> None:
-    demo = start(tmp_path, PYTHONUNBUFFERED="1")
+    demo = start(tmp_path, "--transfers", "160", PYTHONUNBUFFERED="1")
     assert demo.stdout is not None
     said = ""
     for line in demo.stdout:

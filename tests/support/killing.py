@@ -3,17 +3,19 @@
 import copy
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from support.books import breaches, examine
+from support.books import breaches, examine, settings_of
+from transfer_engine.http.demo_books import read_books
 from transfer_engine.http.demo_client import Client, open_client
 from transfer_engine.http.demo_load import MATCHING, SERVICES, VAULT, Load
 from transfer_engine.http.demo_notes import Note, Notebook
-from transfer_engine.http.demo_server import ServerDied, ServerProcess, running_server
+from transfer_engine.http.demo_server import LOG_NAME, ServerDied, ServerProcess, log_tail, running_server
+from transfer_engine.schema.transfers import TransferRecord
 
 CONFIG: dict[str, Any] = {
     "services": list(SERVICES),
@@ -34,6 +36,9 @@ TRANSFERS_EACH = 400
 """More than any life of these tests gets through."""
 
 LIVES_MOST = 5
+
+PATIENCE_S = 60
+"""How long one life may last."""
 
 ABANDONED_EVERY = 4
 """Of so many clients one never comes back after the last crash."""
@@ -90,7 +95,8 @@ class Lives:
         load = self.next_load()
         try:
             async with running_server(self.directory, {**CONFIG, **config}, crash_at=crash_at) as server:
-                await load.run(server.url)
+                with trio.fail_after(PATIENCE_S):
+                    await load.run(server.url)
                 returncode = await server.wait()
         except ServerDied as died:
             returncode = died.returncode
@@ -101,12 +107,12 @@ class Lives:
         answers: int,
         end: Callable[[ServerProcess], Awaitable[None]],
         *,
-        slow_ms: int = 0,
+        behaviour: Mapping[str, Any] | None = None,
         **config: Any,
     ) -> int:
         """Live until so many answers came, then do ``end`` while the load goes on. Return the exit code.
 
-        ``slow_ms`` is the cores' latency.
+        ``behaviour`` is what both cores are told; nothing by default.
         """
         load = self.next_load()
         left = answers
@@ -118,12 +124,12 @@ class Lives:
                 nursery.start_soon(end, server)
 
         async with running_server(self.directory, {**CONFIG, **config}) as server:
-            if slow_ms:
-                async with open_client(server.url, self.notebook) as client:
-                    for core in (MATCHING, VAULT):
-                        await client.behave(core, latency_ms=slow_ms)
-            async with trio.open_nursery() as nursery:
-                await load.run(server.url, answered=answered)
+            async with open_client(server.url, self.notebook) as client:
+                for core in (MATCHING, VAULT):
+                    await client.behave(core, **(behaviour or {}))
+            with trio.fail_after(PATIENCE_S):
+                async with trio.open_nursery() as nursery:
+                    await load.run(server.url, answered=answered)
             assert left <= 0, f"only {answers - left} answers came: {server.log_tail()}"
             return await server.wait()
 
@@ -169,12 +175,16 @@ class Lives:
         found = breaches(await examine(self.directory / "data", self.notebook, figures))
         assert not found, "\n".join([*found[:20], self.log_tail()])
 
+    async def rows(self) -> dict[int, TransferRecord]:
+        """Return all records of the stopped server, by `req_id`."""
+        return (await read_books(settings_of(self.directory / "data"), ())).rows
+
     def log_tail(self) -> str:
         """Return the last lines of all servers' log."""
-        return "\n".join((self.directory / "server.log").read_text().splitlines()[-20:])
+        return log_tail(self.directory / LOG_NAME)
 
     @property
     def alerts(self) -> list[str]:
-        """What the servers' logs say that a person should see."""
-        lines = (self.directory / "server.log").read_text().splitlines()
-        return [line for line in lines if '"level": "info"' not in line]
+        """What the servers' logs say that a person must see at once: a fault of the engine's own, here."""
+        lines = (self.directory / LOG_NAME).read_text().splitlines()
+        return [line for line in lines if '"level": "info"' not in line and '"level": "warning"' not in line]
