@@ -54,6 +54,7 @@ class OpenTransfer:
         "is_record_known",
         "is_recovered",
         "is_replay",
+        "last_entry",
         "req_id",
         "retry_count",
         "source",
@@ -90,6 +91,7 @@ class OpenTransfer:
         self.is_journaled = False
         self.is_record_known = False
         self.is_replay = False
+        self.last_entry = 0
         self.is_recovered = False
         self.is_quarantined = False
         self.crashes = 0

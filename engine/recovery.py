@@ -141,7 +141,7 @@ class Replays:
                 continue
             if transfer.custody is Custody.WAITING:
                 await self._replay(transfer)
-            elif transfer.custody is Custody.ENDING and self._recorder.health.is_good:
+            elif transfer.custody is Custody.ENDING and self._recorder.has_passed(transfer):
                 self._end_again(transfer)
         if overdue:
             bucket = self._journal.current_bucket
