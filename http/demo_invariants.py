@@ -72,7 +72,7 @@ def check_invariants(notebook: Notebook, books: Books, figures: Mapping[str, Any
     verdicts = [
         Verdict(
             "I1",
-            "no money made or lost, none below zero",
+            "no money made, lost or below zero",
             f"{report.accounts:,} accounts, {report.ledger_transfers:,} events",
             [*case.audited("I1"), *_core_money(case)],
         ),
@@ -84,25 +84,25 @@ def check_invariants(notebook: Notebook, books: Books, figures: Mapping[str, Any
         ),
         Verdict(
             "I3",
-            "records and ledger agree on every end",
+            "records and ledger agree",
             f"{report.records:,} records",
             [*case.audited("I3"), *_ends(case)],
         ),
         Verdict(
             "I4",
-            "what clients were told is still true",
+            "what clients were told still holds",
             f"{notebook.answers:,} answers",
             list(_told(case)),
         ),
         Verdict(
             "I5",
-            "commit and rollback exclude each other",
+            "commit and rollback, never both",
             f"{report.posted:,} posts, {report.voided:,} voids",
             list(_exclusions(case)),
         ),
         Verdict(
             "I6",
-            "a user's transfers in order of asking",
+            "each user's transfers in order",
             f"{queues:,} users in turn",
             list(_turns(case)),
         ),
