@@ -18,10 +18,12 @@ from transfer_engine.schema.transfers import TransferState, TransferStatus
 
 async def leg_of_another(world: World, engine: Engine, leg: int) -> UUID:
     """Send a post (even) or void (odd) of the one transfer under way."""
+    await trio.sleep(0.25)
     [transfer] = engine._parts.open_transfers
     event = transfer.body.void(leg) if leg % 2 else transfer.body.post(leg)
     [answer] = await world.ledger.create_transfers([event])
     assert answer.status.name == "CREATED"
+    await trio.sleep(0.25)
     return transfer.uuid
 
 

@@ -141,6 +141,7 @@ async def test_a_pending_rollback_is_asked_again_until_it_is_done(
         await trio.sleep(10)
         assert world.row(req_id).state is TransferState.COMPENSATING
         world.cores[source].behave(Behaviour())
+        world.cores[target].behave(Behaviour(crash_before=999))  # it has refused: nobody needs it any more
         await world.heal(engine)
     assert world.row(req_id).state is TransferState.ROLLED_BACK
     assert world.row(req_id).error == "closed for today"

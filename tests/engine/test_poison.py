@@ -214,3 +214,28 @@ async def test_a_handler_that_crashes_once_handles_its_message_again(world: Worl
         assert told.outcome.status is TransferStatus.COMMITTED
         assert engine.statistics().users.crashes == 1
     await world.check()
+
+
+async def test_those_before_the_one_that_crashed_are_not_handled_again(world: World) -> None:
+    async with world.engine() as engine:
+        crashes = iter([False, False, True])
+        original = OpenTransfer.held
+
+        def held(self: OpenTransfer, timestamp_ns: int) -> None:
+            if next(crashes, False):
+                raise Poisonous
+            original(self, timestamp_ns)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OpenTransfer, "held", held)
+            async with trio.open_nursery() as nursery:
+                stop = world.wire.stop("intent")
+                for amount in (1, 2, 3, 4):
+                    nursery.start_soon(lambda amount=amount: world.ask(engine, "funding", "trading", amount=amount))
+                    await trio.testing.wait_all_tasks_blocked()
+                stop.released.set()
+        assert {told.outcome.status for told in world.told} == {TransferStatus.COMMITTED}
+        asked = {told.asked["amount"]: world.wire.names(told.outcome.req_id).count("hold") for told in world.told}
+        assert asked == {1: 1, 2: 1, 3: 2, 4: 2}
+        assert engine.statistics().ended == {"committed": 4}
+    await world.check()
