@@ -23,22 +23,24 @@ class KeyContested(Exception):
 
 async def admit_in_turn(
     admit: Callable[[], tuple[OpenTransfer, bool]], deadlines: Deadlines, deadline_ms: int | None
-) -> tuple[OpenTransfer, bool]:
+) -> tuple[OpenTransfer, bool, int | None]:
     """Call ``admit`` until it raises no :class:`KeyContested` any more; see there for what else it does.
 
-    Cancellation leaves nothing taken.
+    Returns what ``admit`` did, and what is left of the deadline (ms; None: all of the engine's own). Cancellation
+    leaves nothing taken.
 
     Raises:
         Overloaded: at the deadline nobody knew; nothing was taken.
     """
     since = trio.current_time()
+    left_ms = deadline_ms
     while True:
         try:
-            return admit()
+            return *admit(), left_ms
         except KeyContested as contest:
             other = contest.other
+        await deadlines.wait(other, left_ms)
         allowed_ms = deadlines.deadline_ms if deadline_ms is None else deadline_ms
-        waited_ms = int((trio.current_time() - since) * 1000)
-        await deadlines.wait(other, max(0, allowed_ms - waited_ms))
+        left_ms = max(0, allowed_ms - int((trio.current_time() - since) * 1000))
         if other.answer is None and not other.owns_key:
             raise Overloaded(RefusalCode.UNAVAILABLE, "this key is under way with another body: try again in a moment")

@@ -208,8 +208,8 @@ class Engine:
         self, admit: Callable[[], tuple[OpenTransfer, bool]], deadline_ms: int | None
     ) -> TransferOutcome:
         _check_deadline(deadline_ms)
-        transfer, is_joined = await admit_in_turn(admit, self._parts.deadlines, deadline_ms)
-        await self._parts.deadlines.wait(transfer, deadline_ms)
+        transfer, is_joined, left_ms = await admit_in_turn(admit, self._parts.deadlines, deadline_ms)
+        await self._parts.deadlines.wait(transfer, left_ms)
         answer = transfer.answer
         if answer is None:
             answer = transfer.pending_outcome()

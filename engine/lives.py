@@ -18,6 +18,18 @@ HEARTBEATS_IN_CEILING = 4
 """Heartbeats in the time that the ceiling is ahead: some may fail before identifiers run out."""
 
 
+AHEAD_LEAST_MS = 100
+"""How far the ceiling is above the logical clock at least: 409,600 identifiers, enough until the next heartbeat.
+
+Where the former life's ceiling is ahead of the clock, this is all: else an engine that restarts again and again would
+run ahead of the clock by a whole ceiling at every start.
+"""
+
+
+def _ceiling_ms(clock_ms: int, logical_ms: int, ahead_ms: int) -> int:
+    return max(clock_ms + ahead_ms, logical_ms + AHEAD_LEAST_MS)
+
+
 class Lease:
     """Whether this engine may ask anything of the ledger and the cores; once lost, it is lost."""
 
@@ -38,7 +50,7 @@ async def begin_life(
     """
     life = await store.claim(node, uuid4().hex, ceiling_ms=clock_ms() + ahead_ms)
     generator = SnowflakeGenerator(node=node, clock_ms=clock_ms, after_ms=life.after_ms)
-    ceiling_ms = max(clock_ms(), life.after_ms) + ahead_ms
+    ceiling_ms = _ceiling_ms(clock_ms(), life.after_ms, ahead_ms)
     await store.raise_ceiling(life, ceiling_ms)
     generator.raise_ceiling(ceiling_ms)
     return life, generator
@@ -93,7 +105,7 @@ class Heartbeat:
             RecordsUnavailable: the store did not answer; the former ceiling counts.
             ClaimLost: another process claimed the node.
         """
-        ceiling_ms = max(self._clock_ms(), self._generator.logical_ms) + self._ahead_ms
+        ceiling_ms = _ceiling_ms(self._clock_ms(), self._generator.logical_ms, self._ahead_ms)
         await self._store.raise_ceiling(self._life, ceiling_ms)
         self._generator.raise_ceiling(ceiling_ms)
         mark = self._journal.low_water_mark

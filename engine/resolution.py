@@ -38,15 +38,16 @@ class Resolver:
         steps: list[str] = []
         transfer.is_quarantined = False
         transfer.crashes = 0
-        await self._coordinator.journal_first(transfer)
         if transfer.state.is_terminal:
             steps.append(f"it is {transfer.state.value}: writing its last row again")
             self._endings.end(transfer, error=transfer.error)
         elif resolution is Resolution.POST:
             steps.append("asked the ledger and the services again, from the top")
             await self._coordinator.drive(transfer)
-        elif await self._fence_target(transfer, steps):
-            await self._void(transfer, steps)
+        else:
+            await self._coordinator.journal_first(transfer)
+            if await self._fence_target(transfer, steps):
+                await self._void(transfer, steps)
         if not transfer.state.is_terminal and transfer.error:
             steps.append(f"still pending: {transfer.error}")
         return ResolutionReport(req_id=transfer.uuid, state=transfer.state.value, steps=steps)

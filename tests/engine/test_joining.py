@@ -86,6 +86,32 @@ async def test_the_owner_of_a_key_is_answered_while_another_body_is_under_way(
     await world.check()
 
 
+async def test_who_waited_for_a_contest_is_answered_by_its_deadline_all_the_same(world: World) -> None:
+    async with world.engine() as engine, trio.open_nursery() as nursery:
+        await world.ask(engine, "funding", "trading", key="key")
+        stop = world.wire.stop("intent")
+        nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key", amount=5))
+        await stop.reached.wait()
+        began = trio.current_time()
+
+        async def release() -> None:
+            await trio.sleep(0.2)
+            again.append(world.wire.stop("hold", after=True))  # the foreign body's
+            again.append(world.wire.stop("intent"))  # the owner's own, which then waits, too
+            stop.released.set()
+            await again[0].reached.wait()
+            again[0].released.set()
+
+        again: list[Any] = []
+        nursery.start_soon(release)
+        told = await world.ask(engine, "funding", "trading", key="key", deadline_ms=300)
+        assert told.outcome.status is TransferStatus.PENDING
+        assert trio.current_time() == pytest.approx(began + 0.3)
+        again[1].released.set()
+        await world.heal(engine)
+    await world.check()
+
+
 async def test_a_contest_that_nobody_decides_is_answered_at_the_deadline_and_takes_nothing(world: World) -> None:
     async with world.engine() as engine, trio.open_nursery() as nursery:
         stop = world.wire.stop("hold")

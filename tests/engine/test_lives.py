@@ -51,6 +51,26 @@ async def test_a_clock_that_steps_back_between_lives_repeats_nothing(world: Worl
     assert sorted(set(seen)) == seen
 
 
+async def test_an_engine_that_restarts_again_and_again_does_not_run_ahead_of_the_clock(world: World) -> None:
+    store = MemoryRecords()
+    seen: list[int] = []
+    for _ in range(100):
+        _, generator = await begin_life(store, node=0, clock_ms=now_ms, ahead_ms=10_000)
+        seen += [generator.issue() for _ in range(5)]
+        await trio.sleep(0.2)
+    assert sorted(set(seen)) == seen
+    assert store.claims[0][2] <= now_ms() + 11_000
+
+
+async def test_an_engine_ahead_of_the_clock_has_identifiers_enough_until_its_next_beat(world: World) -> None:
+    store = MemoryRecords()
+    await begin_life(store, node=0, clock_ms=now_ms, ahead_ms=600_000)
+    _, generator = await begin_life(store, node=0, clock_ms=now_ms, ahead_ms=10_000)
+    for _ in range(100_000):
+        generator.issue()
+    assert generator.ceiling_ms > generator.logical_ms
+
+
 async def test_without_a_heartbeat_identifiers_run_out_and_keys_go_on(world: World) -> None:
     async with world.engine(ceiling_ahead_ms=10_000) as engine:
         world.wire.next_fates["ceiling"] = ["lose_request"] * 1_000
@@ -89,6 +109,23 @@ async def test_a_lost_claim_asks_nothing_more(world: World) -> None:
     async with world.engine() as engine:
         await world.heal(engine)
     assert world.row(waiting.outcome.req_id).state is TransferState.COMMITTED
+    await world.check()
+
+
+async def test_a_claim_that_is_lost_after_the_intent_was_taken_asks_nothing_of_the_ledger(world: World) -> None:
+    async with world.engine() as engine, trio.open_nursery() as nursery:
+        stop = world.wire.stop("intent")
+        nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key", deadline_ms=9_000))
+        await stop.reached.wait()
+        await world.records.claim(0, "another", ceiling_ms=now_ms())
+        await trio.sleep(3)
+        stop.released.set()
+        await trio.sleep(1)
+        assert world.told[0].outcome.status is TransferStatus.PENDING
+        assert not {"accounts", "hold"} & set(world.wire.names())
+    async with world.engine() as engine:
+        await world.heal(engine)
+    assert world.row(world.told[0].outcome.req_id).state is TransferState.COMMITTED
     await world.check()
 
 
