@@ -70,7 +70,7 @@ async def test_a_sources_success_that_meets_a_void_gets_its_amount_back(world: W
         told = await interrupted(
             world, engine, pair, f"{source}.withdraw", lambda: leg_of_another(world, engine, 3), after=True
         )
-        assert told.outcome.status is TransferStatus.ROLLED_BACK
+        assert (told.outcome.status, told.outcome.message) == (TransferStatus.ROLLED_BACK, "voided by an operator")
         steps = world.wire.names(told.outcome.req_id)
         assert steps[-5:] == ["post", "row compensating", "void", f"{source}.rollback", "row rolled_back"]
         assert f"{source}.commit" not in steps

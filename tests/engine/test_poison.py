@@ -198,6 +198,26 @@ async def test_a_last_row_that_the_store_never_takes_is_set_aside_for_an_operato
     await world.check()
 
 
+async def test_a_row_in_between_that_the_store_can_not_take_is_its_own_transfers_trouble(world: World) -> None:
+    async with world.engine() as engine:
+        original = world.records.write
+
+        async def broken(blobs, records):  # type: ignore[no-untyped-def]
+            if any(record.req_id.int == POISON for record in records):
+                raise Poisonous
+            await original(blobs, records)
+
+        world.records.write = broken  # type: ignore[method-assign]
+        told = await world.ask(engine, FREEZING, "funding", key="poison")
+        assert told.outcome.status is TransferStatus.PENDING
+        assert engine.statistics().users.crashes == 0, "its user's queue went on"
+        assert f"{FREEZING}.withdraw" not in world.wire.names()
+        world.records.write = original  # type: ignore[method-assign]
+        await world.heal(engine)
+    assert world.row(told.outcome.req_id).state is TransferState.COMMITTED
+    await world.check()
+
+
 async def test_a_handler_that_crashes_once_handles_its_message_again(world: World) -> None:
     async with world.engine() as engine:
         crashes = iter([True, False])
