@@ -32,15 +32,19 @@ async def admit_in_turn(
     Raises:
         Overloaded: at the deadline nobody knew; nothing was taken.
     """
+    try:
+        return *admit(), deadline_ms
+    except KeyContested as contest:
+        other = contest.other
     since = trio.current_time()
     left_ms = deadline_ms
     while True:
-        try:
-            return *admit(), left_ms
-        except KeyContested as contest:
-            other = contest.other
         await deadlines.wait(other, left_ms)
         allowed_ms = deadlines.deadline_ms if deadline_ms is None else deadline_ms
         left_ms = max(0, allowed_ms - int((trio.current_time() - since) * 1000))
         if other.answer is None and not other.owns_key:
             raise Overloaded(RefusalCode.UNAVAILABLE, "this key is under way with another body: try again in a moment")
+        try:
+            return *admit(), left_ms
+        except KeyContested as contest:
+            other = contest.other
