@@ -184,6 +184,10 @@ async def test_an_intent_that_waits_pins_its_bucket_and_is_read_after_a_restart(
             await trio.sleep(10)
         assert world.records.marks[0] <= bucket
         assert engine.statistics().low_water_mark == bucket
+    async with world.engine() as engine:
+        await trio.sleep(15)
+        assert engine.statistics().low_water_mark == bucket, "found again, it pins what it is written in"
+        assert (0, bucket) in {key[:2] for key in world.records.blobs}
     world.cores[FREEZING].behave(Behaviour())
     async with world.engine() as engine:
         assert engine.statistics().recovered == 1

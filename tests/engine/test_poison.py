@@ -121,6 +121,21 @@ async def test_a_drive_that_crashes_again_and_again_is_set_aside_too(world: Worl
     await world.check()
 
 
+async def test_what_an_operator_takes_up_again_is_the_scanners_again(world: World) -> None:
+    poison_the_ledger(world)
+    async with world.engine() as engine:
+        told = await world.ask(engine, "funding", FREEZING, key="poison")
+        await trio.sleep(10)
+        heal_the_ledger(world)
+        world.cores[FREEZING].behave(Behaviour(crash_before=999))
+        report = await engine.resolve(told.outcome.req_id, Resolution.POST)
+        assert report.state == "target_pending"
+        world.cores[FREEZING].behave(Behaviour())
+        await world.heal(engine)
+    assert world.row(told.outcome.req_id).state is TransferState.COMMITTED
+    await world.check()
+
+
 @pytest.mark.parametrize("resolution", Resolution)
 async def test_what_was_set_aside_before_its_intent_was_durable_gets_it_before_anything_moves(
     world: World, resolution: Resolution
