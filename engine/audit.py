@@ -5,19 +5,19 @@ followed to its end, and each row is held against that. Memory is bounded by the
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
 import msgspec
-from tigerbeetle import Account, QueryFilter, QueryFilterFlags, Transfer, TransferFlags
+from tigerbeetle import Account, Transfer, TransferFlags
 
+from transfer_engine.engine.ledger.paging import account_pages, transfer_pages
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.legs import TOMBSTONE_CODE, owner_of
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.services.registry import ServiceRegistry
-from transfer_engine.schema.ids import HOLD, LEG_MAX, fingerprint
-from transfer_engine.schema.transfers import TransferRecord, TransferState
+from transfer_engine.schema.ids import HOLD, LEG_MAX
+from transfer_engine.schema.transfers import TransferRecord, TransferState, body_fingerprint
 
 FINDINGS_MOST: Final = 50
 """Findings that are kept word for word; all are counted."""
@@ -87,7 +87,7 @@ class _Audit:
 
     async def follow_transfers(self) -> None:
         """Add up every transfer of the books, and hold each end against its row."""
-        async with aclosing(_pages(self.ledger)) as pages:
+        async with aclosing(transfer_pages(self.ledger)) as pages:
             async for page in pages:
                 ended: dict[int, tuple[_Hold, bool]] = {}
                 for transfer in page:
@@ -148,7 +148,7 @@ class _Audit:
             or hold.debit_account_id != source.account_id(row.user_id, row.asset_id)
             or hold.credit_account_id != target.account_id(row.target_user_id, row.asset_id)
             or hold.amount != row.amount
-            or not hold.fingerprint == row.fingerprint == _fingerprint_of(row)
+            or not hold.fingerprint == row.fingerprint == body_fingerprint(row)
         ):
             self.found("I2", f"{row.req_id}: the ledger's hold is of another body than the row")
 
@@ -156,7 +156,7 @@ class _Audit:
         """I1: all balances sum to zero, none of a user's is below it, and they are what the transfers add up to."""
         posted: defaultdict[int, int] = defaultdict(int)
         pending: defaultdict[int, int] = defaultdict(int)
-        async with aclosing(_account_pages(self.ledger)) as pages:
+        async with aclosing(account_pages(self.ledger)) as pages:
             async for page in pages:
                 for account in page:
                     self.account_count += 1
@@ -229,43 +229,3 @@ async def audit(
         breaches=work.breaches,
         findings=work.findings,
     )
-
-
-def _fingerprint_of(row: TransferRecord) -> int:
-    """Return the fingerprint that the row's body has: a core's account in the ledger does not tell users apart."""
-    return fingerprint(
-        source=row.source,
-        target=row.target,
-        user_id=row.user_id,
-        target_user_id=row.target_user_id,
-        asset_id=row.asset_id,
-        amount=row.amount,
-    )
-
-
-def _filter(timestamp_min: int) -> QueryFilter:
-    return QueryFilter(
-        user_data_128=0,
-        user_data_64=0,
-        user_data_32=0,
-        ledger=0,
-        code=0,
-        timestamp_min=timestamp_min,
-        timestamp_max=0,
-        limit=BATCH_EVENTS_MAX,
-        flags=QueryFilterFlags.NONE,
-    )
-
-
-async def _pages(ledger: Ledger) -> AsyncGenerator[list[Transfer], None]:
-    after = 0
-    while page := await ledger.query_transfers(_filter(after)):
-        yield page
-        after = page[-1].timestamp + 1
-
-
-async def _account_pages(ledger: Ledger) -> AsyncGenerator[list[Account], None]:
-    after = 0
-    while page := await ledger.query_accounts(_filter(after)):
-        yield page
-        after = page[-1].timestamp + 1

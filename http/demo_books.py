@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from typing import Final
 
 import msgspec
-from tigerbeetle import Account, CreateTransferStatus, QueryFilter, QueryFilterFlags, Transfer, TransferFlags
+from tigerbeetle import Account, CreateTransferStatus, Transfer, TransferFlags
 
 from transfer_engine.engine.assembly import open_backends
 from transfer_engine.engine.audit import AuditReport, audit
+from transfer_engine.engine.ledger.paging import account_pages, transfer_pages
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.legs import TOMBSTONE_CODE, LedgerBody, owner_of
 from transfer_engine.engine.records.protocol import RecordStore
@@ -130,9 +131,7 @@ async def _rows(records: RecordStore) -> dict[int, TransferRecord]:
 
 async def _ledger_sides(ledger: Ledger) -> dict[int, LedgerSide]:
     sides: dict[int, LedgerSide] = {}
-    after = 0
-    while page := await ledger.query_transfers(_filter(after)):
-        after = page[-1].timestamp + 1
+    async for page in transfer_pages(ledger):
         for transfer in page:
             _enter(sides.setdefault(transfer.id & ~LEG_MAX, LedgerSide()), transfer)
     return sides
@@ -151,12 +150,7 @@ def _enter(side: LedgerSide, transfer: Transfer) -> None:
 
 
 async def _accounts(ledger: Ledger) -> list[Account]:
-    accounts: list[Account] = []
-    after = 0
-    while page := await ledger.query_accounts(_filter(after)):
-        after = page[-1].timestamp + 1
-        accounts += page
-    return accounts
+    return [account async for page in account_pages(ledger) for account in page]
 
 
 async def _ask_again(ledger: Ledger, registry: ServiceRegistry, rows: dict[int, TransferRecord]) -> dict[int, str]:
@@ -179,17 +173,3 @@ def _hold(row: TransferRecord, registry: ServiceRegistry) -> Transfer:
         amount=row.amount,
         fingerprint=row.fingerprint,
     ).hold()
-
-
-def _filter(timestamp_min: int) -> QueryFilter:
-    return QueryFilter(
-        user_data_128=0,
-        user_data_64=0,
-        user_data_32=0,
-        ledger=0,
-        code=0,
-        timestamp_min=timestamp_min,
-        timestamp_max=0,
-        limit=BATCH_EVENTS_MAX,
-        flags=QueryFilterFlags.NONE,
-    )

@@ -96,15 +96,15 @@ class TransferRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc
         return RANKS[self.state] << 40 | retry_count << 20 | self.fingerprint >> 44
 
 
-def intent_fingerprint(intent: Intent) -> int:
-    """Return the fingerprint that an intent's body must have (see :func:`~transfer_engine.schema.ids.fingerprint`)."""
+def body_fingerprint(body: Intent | TransferRecord) -> int:
+    """Return the fingerprint that the body of an intent or row must have; see :mod:`transfer_engine.schema.ids`."""
     return fingerprint(
-        source=intent.source,
-        target=intent.target,
-        user_id=intent.user_id,
-        target_user_id=intent.target_user_id,
-        asset_id=intent.asset_id,
-        amount=intent.amount,
+        source=body.source,
+        target=body.target,
+        user_id=body.user_id,
+        target_user_id=body.target_user_id,
+        asset_id=body.asset_id,
+        amount=body.amount,
     )
 
 

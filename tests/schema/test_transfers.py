@@ -18,9 +18,9 @@ from transfer_engine.schema.transfers import (
     TransferRecord,
     TransferState,
     TransferStatus,
+    body_fingerprint,
     decode_intents,
     encode_intents,
-    intent_fingerprint,
 )
 
 IN_ORDER = [
@@ -193,5 +193,5 @@ def test_intents_of_another_shape_are_damage(fields: list[object]) -> None:
 
 @given(intents)
 def test_an_intents_body_has_its_fingerprint(intent: Intent) -> None:
-    assert intent_fingerprint(intent) == intent_fingerprint(msgspec.structs.replace(intent, req_id=b"x", accepted_at=0))
-    assert intent_fingerprint(intent) != intent_fingerprint(msgspec.structs.replace(intent, amount=intent.amount + 1))
+    assert body_fingerprint(intent) == body_fingerprint(msgspec.structs.replace(intent, req_id=b"x", accepted_at=0))
+    assert body_fingerprint(intent) != body_fingerprint(msgspec.structs.replace(intent, amount=intent.amount + 1))
