@@ -43,6 +43,59 @@ class ServiceSettings(_Frozen):
     """Other names for the same service, accepted at the doors."""
 
 
+class TigerBeetleSettings(_Frozen):
+    """How to reach a TigerBeetle cluster."""
+
+    cluster_id: Annotated[int, Field(ge=0, le=(1 << 128) - 1)] = 0
+    """As the replicas were formatted. A wrong one is never answered."""
+    addresses: Annotated[tuple[str, ...], Field(min_length=1, max_length=6)] = ("127.0.0.1:3000",)
+    """Every replica, in the order of the replicas' own `--addresses`: ``host:port``."""
+    concurrency: Annotated[int, Field(ge=1, le=1_024)] = 32
+    """Requests that may wait within the client; more wait before it."""
+    flushes_most: Annotated[int, Field(ge=1, le=32)] = 2
+    """Submissions of transfers under way at a time: while one is applied the next is on its way."""
+    timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
+    """After this an unanswered request counts as unknown and is asked again."""
+
+
+class TlsSettings(_Frozen):
+    """How connections to the record store are encrypted."""
+
+    ca_file: Path
+    """PEM: who signs the servers' certificates."""
+    certificate_file: Path | None = None
+    """PEM: our own certificate, where servers ask for one; with ``key_file``."""
+    key_file: Path | None = None
+    check_hostname: bool = True
+    """Whether a server's certificate must name the contact point that it was reached by."""
+
+
+class CassandraSettings(_Frozen):
+    """How to reach a Cassandra or ScyllaDB cluster."""
+
+    contact_points: Annotated[tuple[str, ...], Field(min_length=1)] = ("127.0.0.1:9042",)
+    """``host`` or ``host:port`` of some nodes; the others are found through them."""
+    keyspace: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")] = "trading"
+    local_data_centre: str | None = None
+    """Whose nodes are asked; None takes that of the first contact point that answers."""
+    replication_factor: Annotated[int, Field(ge=1, le=16)] = 3
+    """In each data centre, when ``transfer-engine schema apply`` makes the keyspace."""
+    consistency: Literal["LOCAL_QUORUM", "QUORUM", "EACH_QUORUM", "ALL"] = "LOCAL_QUORUM"
+    """Of every write and read of transfers, intents and history."""
+    username: str | None = None
+    password_file: Path | None = None
+    """A file with the password alone; needed with ``username``."""
+    tls: TlsSettings | None = None
+    """None: unencrypted."""
+    concurrency: Annotated[int, Field(ge=1, le=2_048)] = 32
+    """Statements in flight at a time; more wait."""
+    flushes_most: Annotated[int, Field(ge=1, le=64)] = 4
+    """Group commits of intents, and of rows, that are under way at a time."""
+    connect_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
+    timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 2_000
+    """After this an unanswered statement counts as unknown and is sent again: above the servers' own time-outs."""
+
+
 DEFAULT_ASSETS = (
     AssetSettings(asset_id=1, symbol="USDT", decimals=8),
     AssetSettings(asset_id=2, symbol="BTC", decimals=8),
@@ -59,6 +112,12 @@ class Settings(_Frozen):
 
     data_dir: Path = Path("transfer-engine-data")
     """Where the embedded ledger and records live; made if it does not exist, locked while the engine runs."""
+    ledger: Literal["embedded", "tigerbeetle"] = "embedded"
+    """Where the money is: a file in ``data_dir``, or a cluster."""
+    tigerbeetle: TigerBeetleSettings = TigerBeetleSettings()
+    records: Literal["sqlite", "cassandra"] = "sqlite"
+    """Where transfers are written down: a file in ``data_dir``, or a cluster."""
+    cassandra: CassandraSettings = CassandraSettings()
     node: Annotated[int, Field(ge=0, le=NODE_MAX)] = 0
     """This engine's number among its peers: part of every identifier that it issues."""
     assets: tuple[AssetSettings, ...] = DEFAULT_ASSETS
@@ -99,6 +158,14 @@ class Settings(_Frozen):
     ceiling_ahead_ms: Annotated[int, Field(ge=1_000, le=600_000)] = 10_000
     """How far ahead of the clock identifiers are promised; a crash skips at most as much."""
 
+    heartbeat_ms: Annotated[int, Field(ge=10, le=60_000)] = 2_500
+    """How often this engine proves that it lives, and promises identifiers further ahead."""
+    lease_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
+    """Without a successful heartbeat for so long, by its own monotonic clock, the engine asks nothing of anyone; after
+    somewhat longer, by their clocks, others take its unfinished transfers over."""
+    adoption_recheck_ms: Annotated[int, Field(ge=100, le=86_400_000)] = 60_000
+    """An adopted shard is read once more after this: what an engine sent before it stopped may arrive late."""
+
     crash_at: Annotated[str | None, Field(pattern=r"^[a-z_]+(@[1-9][0-9]*)?$")] = None
     """For tests of recovery: the process kills itself (SIGKILL) at this named point, at its n-th passing."""
 
@@ -109,6 +176,12 @@ class Settings(_Frozen):
             if len(set(values)) != len(values):
                 raise ValueError("asset_id and symbol must differ between assets")
         return assets
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.lease_ms < 3 * self.heartbeat_ms:
+            raise ValueError(f"lease_ms is {self.lease_ms}: it must be at least 3 times heartbeat_ms")
+        return self
 
     @model_validator(mode="after")
     def _services_differ(self) -> Self:

@@ -27,7 +27,7 @@ class ClaimLost(Exception):
 
 
 class Life(msgspec.Struct, frozen=True):
-    """One run of an engine under its node number.
+    """One run of an engine under its node number, or of another engine that settles its journal.
 
     ``after_ms`` (Unix ms) is the ceiling of all former lives: identifiers and buckets of this life lie above it.
     """
@@ -36,6 +36,20 @@ class Life(msgspec.Struct, frozen=True):
     epoch: int
     owner: str
     after_ms: int
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What is stored of a node: its newest life, how far that may issue identifiers, and its last beat.
+
+    ``owner`` is empty once that life has released the node. A row that changes is a life that lives; nobody's wall
+    clock is in it.
+    """
+
+    node: int
+    epoch: int
+    owner: str
+    ceiling_ms: int
+    beat: int
 
 
 class JournalBlob(msgspec.Struct, frozen=True):
@@ -57,15 +71,39 @@ class HistoryPage(msgspec.Struct, frozen=True):
 class RecordStore(Protocol):
     """Durable memory of the engine. Every method may raise :class:`RecordsUnavailable` (the outcome is unknown)."""
 
-    async def claim(self, node: int, owner: str, *, ceiling_ms: int) -> Life:
-        """Begin a life: the next epoch of ``node``, durable, with at least ``ceiling_ms`` (Unix ms) as its ceiling.
+    async def claims(self) -> list[Claim]:
+        """Return the claims of all nodes, by node, as every claimant sees them (linearizable)."""
+        ...
 
-        The stored ceiling becomes the higher one of ``ceiling_ms`` and the former ceiling.
+    async def find_claim(self, node: int) -> Claim | None:
+        """Return a node's claim (linearizable), or None where the node was never claimed."""
+        ...
+
+    async def claim(self, node: int, owner: str, *, former: Claim | None, ceiling_ms: int) -> Life:
+        """Begin a life: take a node over from the claim that was read, exactly as it was read.
+
+        The new claim is of the next epoch (1 at first), its beat is 0, and its ceiling is the higher one of
+        ``ceiling_ms`` and the former ceiling. ``owner`` is a token that nobody else has: a claim whose answer was lost
+        is asked again by the same token, and answered by the same life.
+
+        Raises:
+            ClaimLost: the node's claim is not ``former`` any more: its owner lives, or another was faster.
         """
         ...
 
-    async def raise_ceiling(self, life: Life, ceiling_ms: int) -> None:
-        """Make a higher ceiling durable (Unix ms); it is never lowered.
+    async def raise_ceiling(self, life: Life, ceiling_ms: int, *, beat: int) -> None:
+        """Prove that a life lives, and make a higher ceiling durable (Unix ms); neither is ever lowered.
+
+        ``beat`` counts up from 1. A beat that is not above the stored one changes nothing: a late write of an earlier
+        beat can't lower what a later one promised.
+
+        Raises:
+            ClaimLost: the claim belongs to another owner or epoch by now, or was released.
+        """
+        ...
+
+    async def release(self, life: Life) -> None:
+        """Give the node up: whoever wants it may take it at once. Releasing it again changes nothing.
 
         Raises:
             ClaimLost: the claim belongs to another owner or epoch by now.
