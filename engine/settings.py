@@ -19,8 +19,8 @@ class _Frozen(BaseModel):
 class AssetSettings(_Frozen):
     """An asset that may be transferred."""
 
-    asset_id: Annotated[int, Field(ge=1, le=0xFFFF_FFFE)]
-    """Also its ledger number in TigerBeetle."""
+    asset_id: Annotated[int, Field(ge=1, le=0x7FFF_FFFF)]
+    """Also its ledger number in TigerBeetle; an ``int`` in the record store."""
     symbol: Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[A-Z0-9]+$")]
     decimals: Annotated[int, Field(ge=0, le=DECIMALS_MAX)]
     enabled: bool = True

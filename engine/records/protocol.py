@@ -68,11 +68,18 @@ class HistoryPage(msgspec.Struct, frozen=True):
     next_position: tuple[int, int] | None
 
 
+class RecordPage(msgspec.Struct, frozen=True):
+    """A page of all rows; ``next_position`` continues it, None at the end."""
+
+    records: list[TransferRecord]
+    next_position: int | None
+
+
 class RecordStore(Protocol):
     """Durable memory of the engine. Every method may raise :class:`RecordsUnavailable` (the outcome is unknown)."""
 
     async def claims(self) -> list[Claim]:
-        """Return the claims of all nodes, by node, as every claimant sees them (linearizable)."""
+        """Return the claims of all nodes, by node. It may lag a moment behind :meth:`find_claim`."""
         ...
 
     async def find_claim(self, node: int) -> Claim | None:
@@ -145,6 +152,10 @@ class RecordStore(Protocol):
         """Say that everything below ``bucket`` is settled; what lies there may be dropped. It never goes down."""
         ...
 
-    async def scan_records(self, *, after: int, limit: int) -> list[TransferRecord]:
-        """Return rows with a `req_id` above ``after``, in its order: for audits and repairs, never for the hot path."""
+    async def scan_records(self, *, position: int | None = None, limit: int) -> RecordPage:
+        """Return a page of all rows, in an order of the store's own: for audits and repairs, never for the hot path.
+
+        ``position`` is a former page's ``next_position``. A row that was there before the first page is on one page;
+        one that is written meanwhile may be.
+        """
         ...
