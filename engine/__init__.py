@@ -6,7 +6,8 @@ Embedders start here::
         outcome = await engine.transfer(source="funding", target="trading", user_id=1, asset_id=1, amount=100)
 """
 
-from transfer_engine.engine.assembly import DataDirUnusable, open_engine
+from transfer_engine.engine.assembly import open_engine
+from transfer_engine.engine.backends import DataDirUnusable, Opening
 from transfer_engine.engine.engine import Engine, EngineStatistics
 from transfer_engine.engine.garbage import tune_garbage_collection
 from transfer_engine.engine.outcomes import (
@@ -22,17 +23,26 @@ from transfer_engine.engine.outcomes import (
     TransferNotFound,
     TransferOutcome,
 )
-from transfer_engine.engine.settings import AssetSettings, ServiceSettings, Settings
+from transfer_engine.engine.settings import (
+    AssetSettings,
+    CassandraSettings,
+    ServiceSettings,
+    Settings,
+    TigerBeetleSettings,
+    TlsSettings,
+)
 from transfer_engine.schema.transfers import TransferRecord, TransferState, TransferStatus
 
 __all__ = [
     "AssetSettings",
     "Balance",
+    "CassandraSettings",
     "DataDirUnusable",
     "Engine",
     "EngineStatistics",
     "InvalidTransfer",
     "KeyReused",
+    "Opening",
     "Overloaded",
     "Readiness",
     "RefusalCode",
@@ -41,6 +51,8 @@ __all__ = [
     "ResolutionReport",
     "ServiceSettings",
     "Settings",
+    "TigerBeetleSettings",
+    "TlsSettings",
     "TransferNotFound",
     "TransferOutcome",
     "TransferRecord",

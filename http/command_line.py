@@ -39,7 +39,7 @@ def serve(config: Path | None, host: str | None, port: int | None, data_dir: Pat
     import structlog  # noqa: PLC0415
     import trio  # noqa: PLC0415
 
-    from transfer_engine.engine.assembly import DataDirUnusable  # noqa: PLC0415
+    from transfer_engine.engine.backends import DataDirUnusable  # noqa: PLC0415
     from transfer_engine.engine.garbage import tune_garbage_collection  # noqa: PLC0415
     from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable  # noqa: PLC0415
     from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsUnavailable  # noqa: PLC0415

@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 from tigerbeetle import Account, CreateTransferStatus, Transfer, TransferFlags
 
-from transfer_engine.engine.assembly import open_backends
 from transfer_engine.engine.audit import AuditReport, audit
+from transfer_engine.engine.backends import open_backends
 from transfer_engine.engine.ledger.paging import account_pages, transfer_pages
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.legs import TOMBSTONE_CODE, LedgerBody, owner_of

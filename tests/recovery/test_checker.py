@@ -14,7 +14,7 @@ import trio
 
 from support.books import AT_REST, USER, answer, ask, breaches, examine, settings_of, small_life
 from transfer_engine.engine import open_engine
-from transfer_engine.engine.assembly import open_backends
+from transfer_engine.engine.backends import open_backends
 from transfer_engine.engine.legs import LedgerBody
 from transfer_engine.http.demo_load import ASSET_ID, MATCHING, VAULT
 from transfer_engine.http.demo_notes import Asked, Note, Notebook
