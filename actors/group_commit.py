@@ -1,20 +1,25 @@
-"""Many callers, one flush: whatever waits while a flush is running becomes the next flush.
+"""Many callers, few flushes: whatever waits when a flush may start is that flush.
 
 There is no timer: under light load an entry is flushed alone and at once, under heavy load the batches grow by
-themselves. Entries are held outside of any task until they are answered, so a crash or a cancellation of the loop
-flushes them again; flushes must be idempotent.
+themselves. Flushes start in the order of their entries, and end in any order.
+
+It owns the entries from the moment they are taken until each is answered once, and the order in which flushes start.
+It never splits an entry, never answers one whose flush didn't return or fail, and never decides what a flush means.
+
+No await in here holds an entry: what waits, what is in flight and what is to be repeated are fields of the object. So
+a caller that is cancelled takes nothing along, and a loop that dies amid its flushes leaves each of them behind as it
+was: the next run starts the same batches again, in the same order. Flushes must be idempotent.
 """
 
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Generic, TypeVar, cast
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task
 
-from transfer_engine.actors.mailbox import Mailbox
+from transfer_engine.actors.batches import Batch, Batches, Waiting
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -41,10 +46,12 @@ class GroupCommitStatistics:
     name: str
     running: bool
     entries_waiting: int
-    """Entries not answered yet, those in the flush under way included."""
+    """Entries not answered yet, those in the flushes under way included."""
     weight_waiting: int
     entries_in_flight: int
-    """Entries in the flush under way, or in one that crashed and is to be repeated."""
+    """Entries in the flushes under way, and in those that died and are to be repeated."""
+    flushes_in_flight: int
+    """Flushes under way."""
     flushes: int
     """Flushes that returned."""
     entries_flushed: int
@@ -59,35 +66,21 @@ class GroupCommitStatistics:
     last_error: str | None
 
 
-class _Waiting(Generic[E, R]):
-    """An entry, its answer and, while there is one, the task that waits for it."""
-
-    __slots__ = ("entry", "error", "result", "task", "weight")
-
-    def __init__(self, entry: E, weight: int, task: Task | None) -> None:
-        self.entry = entry
-        self.weight = weight
-        self.task = task
-        self.result: R | None = None
-        self.error: Exception | None = None
-
-    def abandon(self, _: RaiseCancelT) -> Abort:
-        """Forget the task, which is being cancelled; the entry stays where it is."""
-        self.task = None
-        return Abort.SUCCEEDED
-
-
 class GroupCommit(Generic[E, R]):
-    """Gathers entries into flushes: one flush at a time, first in, first out, an entry never split.
+    """Gathers entries into flushes: first in, first out, an entry never split, few flushes at a time.
+
+    Up to ``flushes_most`` flushes are in flight. Each takes the oldest entries that no other has taken, and
+    ``flush`` is called in that order, up to its first await. A flush's entries are answered when it returns, whatever
+    the others do: with more than one in flight, answers come out of order.
 
     ``flush(entries)`` returns one result for each entry, in order. If it raises one of ``expected_faults``, every entry
     of that batch is answered by a fresh copy of it: the outcome is unknown, the callers decide. Anything else that it
-    raises is a crash: :meth:`run` raises it to its supervisor, and the next run flushes the same entries again. A batch
-    that has crashed ``crashes_most`` times is flushed entry by entry; an entry that crashes alone as often is answered
-    by :class:`FlushCrashed`, and the others go on.
+    raises is a crash: the other flushes in flight are cancelled, :meth:`run` raises it to its supervisor, and the next
+    run starts the same batches again, in order. A batch that has crashed ``crashes_most`` times is flushed entry by
+    entry; an entry that crashes alone as often is answered by :class:`FlushCrashed`, and the others go on.
 
     Bounds, in the unit of ``weigh`` (1 an entry if it is not given): ``batch_weight_most`` in one flush,
-    ``waiting_weight_most`` in all, the flush under way included.
+    ``waiting_weight_most`` in all, the flushes under way included.
     """
 
     def __init__(
@@ -100,6 +93,7 @@ class GroupCommit(Generic[E, R]):
         waiting_weight_most: int,
         expected_faults: tuple[type[Exception], ...] = (),
         crashes_most: int = 3,
+        flushes_most: int = 1,
     ) -> None:
         if not 1 <= batch_weight_most <= waiting_weight_most:
             raise ValueError(
@@ -108,6 +102,8 @@ class GroupCommit(Generic[E, R]):
             )
         if crashes_most < 1:
             raise ValueError(f"crashes_most of group commit {name!r} must be at least 1, not {crashes_most}")
+        if flushes_most < 1:
+            raise ValueError(f"flushes_most of group commit {name!r} must be at least 1, not {flushes_most}")
         self.name = name
         self._flush = flush
         self._weigh = weigh
@@ -115,16 +111,16 @@ class GroupCommit(Generic[E, R]):
         self._waiting_weight_most = waiting_weight_most
         self._expected_faults = expected_faults
         self._crashes_most = crashes_most
+        self._flushes_most = flushes_most
 
-        # Every weight is at least 1, so the bound on the weight bounds the number of entries too.
-        self._waiting: Mailbox[_Waiting[E, R]] = Mailbox(waiting_weight_most)
-        self._weight_waiting = 0
-        self._held = 0
-        """Entries of the flush that was begun and is not answered; it is repeated with these very entries."""
-        self._alone = 0
-        """Entries, from the oldest on, that are flushed one by one: their batch crashed too often."""
-        self._crashes_in_a_row = 0
+        self._batches: Batches[E, R] = Batches(batch_weight_most)
         self._running = False
+        self._stopping = False
+        """One lane's flush crashed: the others are being cancelled."""
+        self._idle: list[Task] = []
+        """Lanes with nothing to flush."""
+        self._is_waking = False
+        """An idle lane is on its way, and will take all that is there when it comes."""
         self._drained: trio.Event | None = None
 
         self._flushes = 0
@@ -139,8 +135,9 @@ class GroupCommit(Generic[E, R]):
     def __repr__(self) -> str:
         state = "running" if self._running else "not running"
         return (
-            f"<GroupCommit {self.name!r} {state}: {len(self._waiting)} entries waiting, {self._held} of them in "
-            f"flight, weight {self._weight_waiting} of {self._waiting_weight_most}, {self._crashes} crashes>"
+            f"<GroupCommit {self.name!r} {state}: {self._batches.entries} entries waiting, "
+            f"{self._batches.entries_held} of them in flight, {self._batches.in_flight} flushes of {self._flushes_most}, "
+            f"weight {self._batches.weight} of {self._waiting_weight_most}, {self._crashes} crashes>"
         )
 
     def statistics(self) -> GroupCommitStatistics:
@@ -148,9 +145,10 @@ class GroupCommit(Generic[E, R]):
         return GroupCommitStatistics(
             name=self.name,
             running=self._running,
-            entries_waiting=len(self._waiting),
-            weight_waiting=self._weight_waiting,
-            entries_in_flight=self._held,
+            entries_waiting=self._batches.entries,
+            weight_waiting=self._batches.weight,
+            entries_in_flight=self._batches.entries_held,
+            flushes_in_flight=self._batches.in_flight,
             flushes=self._flushes,
             entries_flushed=self._entries_flushed,
             entries_most_in_a_flush=self._entries_most_in_a_flush,
@@ -176,28 +174,39 @@ class GroupCommit(Generic[E, R]):
             raise waiting.error
         return cast("R", waiting.result)
 
-    def submit_nowait(self, entry: E, *, admitted: bool = False) -> None:
+    def submit_nowait(self, entry: E, *, admitted: bool = False) -> int:
         """Take ``entry``; its result is dropped, its faults are only counted and logged.
+
+        Returns its ticket for :meth:`has_passed`: 1 or more, and more than every entry's that was taken before.
 
         Raises :class:`GroupCommitFull` and :class:`ValueError` like :meth:`submit`.
         """
         self._take(entry, None, admitted=admitted)
+        return self._batches.taken
+
+    def has_passed(self, ticket: int) -> bool:
+        """Tell whether the entry of a ticket is done with: flushed, failed with an expected fault, or set aside.
+
+        Raises :class:`ValueError` if there is no such ticket.
+        """
+        return self._batches.has_passed(ticket)
 
     @trio.lowlevel.enable_ki_protection
-    def _take(self, entry: E, task: Task | None, *, admitted: bool) -> _Waiting[E, R]:
+    def _take(self, entry: E, task: Task | None, *, admitted: bool) -> Waiting[E, R]:
         weight = 1 if self._weigh is None else self._weigh(entry)
         if not 1 <= weight <= self._batch_weight_most:
             raise ValueError(
                 f"an entry of weight {weight} doesn't fit {self.name!r}: a flush takes 1 to {self._batch_weight_most}"
             )
-        if self._weight_waiting + weight > self._waiting_weight_most and not admitted:
+        if self._batches.weight + weight > self._waiting_weight_most and not admitted:
             self._entries_refused += 1
             raise GroupCommitFull(
-                f"{self.name!r} is full: weight {self._weight_waiting} of {self._waiting_weight_most} waits"
+                f"{self.name!r} is full: weight {self._batches.weight} of {self._waiting_weight_most} waits"
             )
-        waiting: _Waiting[E, R] = _Waiting(entry, weight, task)
-        self._weight_waiting += weight
-        self._waiting.put_nowait(waiting, admitted=True)
+        waiting: Waiting[E, R] = Waiting(entry, weight, task)
+        self._batches.append(waiting)
+        if self._idle and not self._is_waking:
+            self._wake()
         return waiting
 
     async def wait_drained(self) -> None:
@@ -206,7 +215,7 @@ class GroupCommit(Generic[E, R]):
         Only a running group commit drains: bound the wait with a deadline. Cancellation leaves nothing behind.
         """
         await trio.lowlevel.checkpoint()
-        while self._waiting:
+        while self._batches.entries:
             if self._drained is None:
                 self._drained = trio.Event()
             await self._drained.wait()
@@ -214,34 +223,64 @@ class GroupCommit(Generic[E, R]):
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Flush until cancelled. Meant as a supervisor's permanent child; it is run again after it crashed.
 
-        Cancellation amid a flush leaves that flush's entries waiting: the next run flushes the same ones again. Raises
-        what the flush raised when it crashed, and :class:`RuntimeError` if it is running already.
+        Cancellation amid flushes leaves their entries waiting: the next run starts the same batches again. Raises what
+        a flush raised when it crashed, and :class:`RuntimeError` if it is running already.
         """
         if self._running:
             raise RuntimeError(f"the group commit {self.name!r} is running already")
         self._running = True
+        self._stopping = False
         try:
             task_status.started()
-            while True:
-                if not self._waiting:
-                    await self._waiting.wait_for_message()
-                await self._flush_once()
+            if self._flushes_most == 1:
+                await self._lane()
+            else:
+                await self._lanes()
         finally:
             self._running = False
+            self._batches.put_back(crashes_most=self._crashes_most)
 
-    async def _flush_once(self) -> None:
-        batch = self._gather()
-        self._held = len(batch)
+    async def _lanes(self) -> None:
+        first_crash: list[Exception] = []
+
+        async def lane(nursery: trio.Nursery) -> None:
+            try:
+                await self._lane()
+            except Exception as crash:  # noqa: BLE001  run() raises it, by itself and not in a group
+                first_crash.append(crash)
+                self._stopping = True
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(self._flushes_most):
+                nursery.start_soon(lane, nursery, name=f"{self.name}: lane {number}")
+        raise first_crash[0]
+
+    async def _lane(self) -> None:
+        """Flush one batch after the other: as many flushes are in flight as there are lanes."""
+        while not self._stopping:
+            batch = self._batches.begin()
+            if batch is None:
+                await self._wait_for_entries()
+            else:
+                if self._idle and not self._is_waking and self._batches.can_begin:
+                    self._wake()  # this batch didn't take all
+                # Nothing is awaited between the two: flushes are called in the order in which they are begun.
+                await self._flush_batch(batch)
+
+    async def _flush_batch(self, batch: Batch[E, R]) -> None:
         try:
-            results = await self._flush([waiting.entry for waiting in batch])
-            if len(results) != len(batch):
-                raise FlushMiscounted(f"{self.name!r} flushed {len(batch)} entries and got {len(results)} results")  # noqa: TRY301
+            results = await self._flush([waiting.entry for waiting in batch.waiting])
+            if len(results) != len(batch.waiting):
+                raise FlushMiscounted(  # noqa: TRY301
+                    f"{self.name!r} flushed {len(batch.waiting)} entries and got {len(results)} results"
+                )
         except self._expected_faults as fault:
             self._last_error = repr(fault)  # not the error itself: it holds on to its frames
-            self._entries_faulted += len(batch)
-            _log.warning("group commit %s: a flush of %d entries failed: %r", self.name, len(batch), fault)
+            self._entries_faulted += len(batch.waiting)
+            _log.warning("group commit %s: a flush of %d entries failed: %r", self.name, len(batch.waiting), fault)
             self._release(batch)
-            for waiting in batch:
+            for waiting in batch.waiting:
                 if waiting.task is not None:
                     waiting.error = _fresh(fault)
                     trio.lowlevel.reschedule(waiting.task)
@@ -250,61 +289,56 @@ class GroupCommit(Generic[E, R]):
                 raise
         else:
             self._flushes += 1
-            self._entries_flushed += len(batch)
-            self._entries_most_in_a_flush = max(self._entries_most_in_a_flush, len(batch))
+            self._entries_flushed += len(batch.waiting)
+            self._entries_most_in_a_flush = max(self._entries_most_in_a_flush, len(batch.waiting))
             self._release(batch)
-            for waiting, result in zip(batch, results, strict=True):
+            for waiting, result in zip(batch.waiting, results, strict=True):
                 if waiting.task is not None:
                     waiting.result = result
                     trio.lowlevel.reschedule(waiting.task)
 
-    def _gather(self) -> list[_Waiting[E, R]]:
-        """Return the entries of the next flush; they stay in the mailbox."""
-        if self._held:
-            return self._waiting.peek(self._held)
-        if self._alone:
-            return self._waiting.peek(1)
-        if self._weight_waiting <= self._batch_weight_most:
-            return list(self._waiting)
-        count = weight = 0
-        for waiting in self._waiting:
-            weight += waiting.weight
-            if weight > self._batch_weight_most:
-                break
-            count += 1
-        return list(islice(self._waiting, count))
+    async def _wait_for_entries(self) -> None:
+        """Be idle until there may be something to flush. Cancellation leaves every entry where it is."""
+        task = trio.lowlevel.current_task()
+        self._idle.append(task)
+
+        def abort(_: RaiseCancelT) -> Abort:
+            self._idle.remove(task)
+            return Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._is_waking = False
+
+    def _wake(self) -> None:
+        self._is_waking = True
+        trio.lowlevel.reschedule(self._idle.pop())
 
     @trio.lowlevel.enable_ki_protection
-    def _release(self, batch: list[_Waiting[E, R]]) -> None:
-        """Let the batch leave the mailbox: it is answered now, whatever the answer."""
-        self._waiting.drop(len(batch))
-        self._weight_waiting -= sum([waiting.weight for waiting in batch])
-        self._held = 0
-        self._alone = max(0, self._alone - len(batch))
-        self._crashes_in_a_row = 0
-        if self._drained is not None and not self._waiting:
+    def _release(self, batch: Batch[E, R]) -> None:
+        self._batches.release(batch)
+        if self._drained is not None and not self._batches.entries:
             self._drained.set()
             self._drained = None
 
-    def _crashed(self, batch: list[_Waiting[E, R]], crash: Exception) -> bool:
+    def _crashed(self, batch: Batch[E, R], crash: Exception) -> bool:
         """Count the crash; True if it was dealt with here: an entry was set aside."""
+        if self._stopping:
+            # Another flush has crashed, and this one was being cancelled. Nobody knows whether it would have crashed by
+            # itself, so it doesn't count against its entries, which are flushed again anyway.
+            _log.error("group commit %s: a flush crashed while it was being cancelled", self.name, exc_info=crash)
+            return True
         self._crashes += 1
         self._last_error = repr(crash)  # not the error itself: it holds on to its frames
-        self._crashes_in_a_row += 1
-        if self._crashes_in_a_row < self._crashes_most:
+        batch.crashes += 1
+        if len(batch.waiting) > 1 or batch.crashes < self._crashes_most:
             return False
-        if len(batch) > 1:
-            self._held = 0
-            self._alone = len(batch)
-            self._crashes_in_a_row = 0
-            return False
-        [waiting] = batch
+        [waiting] = batch.waiting
         self._entries_crashed += 1
         _log.critical(
             "group commit %s: an entry crashed %d flushes and is set aside: %r",
-            self.name, self._crashes_in_a_row, waiting.entry, exc_info=crash,
+            self.name, batch.crashes, waiting.entry, exc_info=crash,
         )  # fmt: skip
-        waiting.error = FlushCrashed(f"{self.name!r} crashed {self._crashes_in_a_row} times on one entry: {crash!r}")
+        waiting.error = FlushCrashed(f"{self.name!r} crashed {batch.crashes} times on one entry: {crash!r}")
         waiting.error.__cause__ = crash
         self._release(batch)
         if waiting.task is not None:

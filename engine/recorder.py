@@ -68,7 +68,6 @@ class Recorder:
         self._ended = ended
         self._clock_ms = clock_ms
         self._backoff = Backoff()
-        self._handed_in = 0
         self.commits: GroupCommit[_Entry, None] = GroupCommit(
             "recorder",
             self._flush,
@@ -84,7 +83,6 @@ class Recorder:
         """
         for start in range(0, len(transfers), INTENTS_IN_BLOB_MOST):
             part = transfers[start : start + INTENTS_IN_BLOB_MOST]
-            self._handed_in += 1
             await self.commits.submit(_Entry(to_journal=part), admitted=True)
             for transfer in part:
                 transfer.is_journaled = True
@@ -95,19 +93,16 @@ class Recorder:
         Cancellation while waiting leaves the row on its way.
         """
         transfer.updated_at = self._clock_ms()
-        self._handed_in += 1
         await self.commits.submit(_Entry(record=transfer.record()), admitted=True)
 
     def end(self, transfer: OpenTransfer) -> None:
         """Write a transfer's last row; ``ended`` is called once it is durable."""
-        self._handed_in += 1
-        transfer.last_entry = self._handed_in
-        self.commits.submit_nowait(_Entry(record=transfer.record(), ended=transfer), admitted=True)
+        entry = _Entry(record=transfer.record(), ended=transfer)
+        transfer.last_entry = self.commits.submit_nowait(entry, admitted=True)
 
     def has_passed(self, transfer: OpenTransfer) -> bool:
-        """Tell whether a transfer's last row has left the queue, first in, first out: written, or set aside."""
-        commits = self.commits.statistics()
-        return commits.entries_flushed + commits.entries_faulted + commits.entries_crashed >= transfer.last_entry
+        """Tell whether a transfer's last row has left the queue: written, or set aside."""
+        return self.commits.has_passed(transfer.last_entry)
 
     async def find(self, req_id: int) -> TransferRecord | None:
         """Return the row of a transfer, once the store has answered. Cancellation leaves nothing behind."""

@@ -398,7 +398,8 @@ async def test_it_says_what_it_does(autojump_clock, store):
     group_commit = store.group_commit()
     group_commit.submit_nowait("a")
     assert repr(group_commit) == (
-        "<GroupCommit 'recorder' not running: 1 entries waiting, 0 of them in flight, weight 1 of 1000, 0 crashes>"
+        "<GroupCommit 'recorder' not running: 1 entries waiting, 0 of them in flight, 0 flushes of 1, "
+        "weight 1 of 1000, 0 crashes>"
     )
     statistics = group_commit.statistics()
     with pytest.raises(AttributeError):

@@ -1,0 +1,158 @@
+"""What a group commit holds until it is answered: entries that wait, batches in flight, batches to be repeated.
+
+It owns the order: entries get rising tickets, batches take the oldest first, and a batch that died is begun again as it
+was, ahead of all that came later. It never waits, never flushes and never answers: everything here is synchronous, and
+knows of trio only the name of the task that an entry's answer goes to.
+"""
+
+from collections import deque
+from itertools import chain
+from typing import Generic, TypeVar
+
+import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+
+class Waiting(Generic[E, R]):
+    """An entry, its answer and, while there is one, the task that waits for it."""
+
+    __slots__ = ("entry", "error", "result", "task", "weight")
+
+    def __init__(self, entry: E, weight: int, task: Task | None) -> None:
+        self.entry = entry
+        self.weight = weight
+        self.task = task
+        self.result: R | None = None
+        self.error: Exception | None = None
+
+    def abandon(self, _: RaiseCancelT) -> Abort:
+        """Forget the task, which is being cancelled; the entry stays where it is."""
+        self.task = None
+        return Abort.SUCCEEDED
+
+
+class Batch(Generic[E, R]):
+    """The entries of one flush, and how often that flush crashed."""
+
+    __slots__ = ("crashes", "first_ticket", "waiting", "weight")
+
+    def __init__(self, first_ticket: int, waiting: list[Waiting[E, R]], weight: int) -> None:
+        self.first_ticket = first_ticket
+        """The oldest entry's; the others' follow without a gap."""
+        self.waiting = waiting
+        self.weight = weight
+        self.crashes = 0
+
+    def one_by_one(self) -> "list[Batch[E, R]]":
+        """Return a batch for every entry, in order. The crashes so far count against none of them."""
+        return [Batch(self.first_ticket + n, [waiting], waiting.weight) for n, waiting in enumerate(self.waiting)]
+
+
+class Batches(Generic[E, R]):
+    """First in, first out, cut into batches of at most ``weight_most``; a single entry may not weigh more."""
+
+    __slots__ = ("_again", "_entries_held", "_in_flight", "_waiting", "_weight_held", "_weight_most", "taken", "weight")
+
+    def __init__(self, weight_most: int) -> None:
+        self._weight_most = weight_most
+        # Every entry that is not answered is in one of these three, and they are in the order of their tickets: what
+        # is in flight is older than what is to be repeated, and that is older than what was in no batch yet.
+        self._in_flight: dict[Batch[E, R], None] = {}
+        self._again: deque[Batch[E, R]] = deque()
+        self._waiting: list[Waiting[E, R]] = []
+        self._entries_held = 0
+        """Of the first two."""
+        self._weight_held = 0
+        self.weight = 0
+        """Of all three."""
+        self.taken = 0
+        """Entries taken so far: the ticket of the last one."""
+
+    @property
+    def entries(self) -> int:
+        """Entries not answered yet."""
+        return self._entries_held + len(self._waiting)
+
+    @property
+    def entries_held(self) -> int:
+        """Entries in a batch: in flight, or to be repeated."""
+        return self._entries_held
+
+    @property
+    def in_flight(self) -> int:
+        """Batches begun, and neither answered nor put back."""
+        return len(self._in_flight)
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether :meth:`begin` has a batch to return."""
+        return bool(self._waiting or self._again)
+
+    def append(self, waiting: Waiting[E, R]) -> None:
+        """Take an entry, behind all others."""
+        self._waiting.append(waiting)
+        self.weight += waiting.weight
+        self.taken += 1
+
+    def has_passed(self, ticket: int) -> bool:
+        """Tell whether the entry of a ticket is gone from here. Raises :class:`ValueError` if there never was one."""
+        if not 1 <= ticket <= self.taken:
+            raise ValueError(f"there is no ticket {ticket}: those given out are 1 to {self.taken}")
+        if ticket > self.taken - len(self._waiting):
+            return False
+        held = chain(self._in_flight, self._again)
+        return not any(batch.first_ticket <= ticket < batch.first_ticket + len(batch.waiting) for batch in held)
+
+    @trio.lowlevel.enable_ki_protection
+    def begin(self) -> Batch[E, R] | None:
+        """Return the next batch, in flight from now on; None if there is none."""
+        if self._again:
+            batch = self._again.popleft()
+        elif self._waiting:
+            batch = self._gather()
+        else:
+            return None
+        self._in_flight[batch] = None
+        return batch
+
+    def _gather(self) -> Batch[E, R]:
+        waiting = self._waiting
+        first_ticket = self.taken - len(waiting) + 1
+        weight = self.weight - self._weight_held
+        if weight <= self._weight_most:
+            self._waiting = []
+        else:
+            count = weight = 0
+            for entry in waiting:
+                if weight + entry.weight > self._weight_most:
+                    break
+                weight += entry.weight
+                count += 1
+            self._waiting = waiting[count:]
+            del waiting[count:]
+        self._entries_held += len(waiting)
+        self._weight_held += weight
+        return Batch(first_ticket, waiting, weight)
+
+    @trio.lowlevel.enable_ki_protection
+    def release(self, batch: Batch[E, R]) -> None:
+        """Let go of a batch in flight: its entries are answered, whatever the answer."""
+        del self._in_flight[batch]
+        self._entries_held -= len(batch.waiting)
+        self._weight_held -= batch.weight
+        self.weight -= batch.weight
+
+    @trio.lowlevel.enable_ki_protection
+    def put_back(self, *, crashes_most: int) -> None:
+        """Let what is in flight be begun again, in order, ahead of everything else.
+
+        A batch that crashed ``crashes_most`` times is cut up: each of its entries becomes a batch of its own.
+        """
+        again: list[Batch[E, R]] = []
+        for batch in self._in_flight:
+            again += [batch] if batch.crashes < crashes_most else batch.one_by_one()
+        self._in_flight.clear()
+        self._again.extendleft(reversed(again))
