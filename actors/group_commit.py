@@ -134,10 +134,11 @@ class GroupCommit(Generic[E, R]):
 
     def __repr__(self) -> str:
         state = "running" if self._running else "not running"
+        batches = self._batches
         return (
-            f"<GroupCommit {self.name!r} {state}: {self._batches.entries} entries waiting, "
-            f"{self._batches.entries_held} of them in flight, {self._batches.in_flight} flushes of {self._flushes_most}, "
-            f"weight {self._batches.weight} of {self._waiting_weight_most}, {self._crashes} crashes>"
+            f"<GroupCommit {self.name!r} {state}: {batches.entries} entries waiting, {batches.entries_held} of them in "
+            f"flight, {batches.in_flight} flushes of {self._flushes_most}, "
+            f"weight {batches.weight} of {self._waiting_weight_most}, {self._crashes} crashes>"
         )
 
     def statistics(self) -> GroupCommitStatistics:
