@@ -12,8 +12,19 @@ import msgspec
 import structlog
 
 from transfer_engine.engine.admission import USER_ID_MAX
-from transfer_engine.engine.outcomes import Refused, Resolution, TransferNotFound, TransferOutcome
+from transfer_engine.engine.backends import Opening
+from transfer_engine.engine.outcomes import (
+    Overloaded,
+    PartReadiness,
+    Readiness,
+    RefusalCode,
+    Refused,
+    Resolution,
+    TransferNotFound,
+    TransferOutcome,
+)
 from transfer_engine.engine.services.simulated import Behaviour
+from transfer_engine.engine.settings import Settings
 from transfer_engine.http.bodies import BodyDecoder
 from transfer_engine.http.messages import Request, Response
 from transfer_engine.http.problems import (
@@ -46,7 +57,6 @@ from transfer_engine.schema.wire import (
 
 if TYPE_CHECKING:
     from transfer_engine.engine import Engine
-    from transfer_engine.engine.outcomes import PartReadiness
 
 _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 _encode: Final = msgspec.json.Encoder().encode
@@ -63,17 +73,35 @@ _USER_ID_DIGITS_MAX: Final = len(str(USER_ID_MAX))
 
 
 class Api:
-    """Every endpoint of an engine."""
+    """Every endpoint of an engine.
 
-    def __init__(self, engine: "Engine", *, version: str) -> None:
-        self._engine = engine
+    Doors may open before the engine has: until :meth:`serve` hands it over, whatever needs it is refused with a 503
+    that says what is waited for.
+    """
+
+    def __init__(self, settings: Settings, *, version: str, opening: Opening | None = None) -> None:
+        self._opening = opening or Opening()
+        self._running: Engine | None = None
         self._health = Response(200, _encode(HealthResponse(status="healthy", version=version)))
         assets = [
             AssetEntry(asset_id=asset.asset_id, symbol=asset.symbol, decimals=asset.decimals, enabled=asset.enabled)
-            for asset in engine.settings.assets
+            for asset in settings.assets
         ]
         self._assets = Response(200, _encode(AssetsResponse(assets=assets)))
         self._table = RouteTable(self.routes())
+
+    @property
+    def _engine(self) -> "Engine":
+        if self._running is None:
+            raise Overloaded(RefusalCode.UNAVAILABLE, f"the engine is starting{self._waiting()}")
+        return self._running
+
+    def serve(self, engine: "Engine") -> None:
+        """Answer by this engine from now on."""
+        self._running = engine
+
+    def _waiting(self) -> str:
+        return f": it waits for {self._opening.waits_for}" if self._opening.waits_for else ""
 
     def routes(self) -> list[Route]:
         """Return the table of endpoints."""
@@ -226,7 +254,11 @@ class Api:
 
     async def ready(self, _request: Request, _parameters: Sequence[str]) -> Response:
         """Say whether transfers can be taken now, part by part."""
-        readiness = await self._engine.readiness()
+        if self._running is None:
+            starting = PartReadiness(ready=False, detail=f"the engine is starting{self._waiting()}")
+            readiness = Readiness(ledger=starting, records=starting, scanner=starting)
+        else:
+            readiness = await self._running.readiness()
         answer = ReadyResponse(
             ready=readiness.ready,
             ledger=_part(readiness.ledger),
@@ -246,7 +278,7 @@ def _outcome(status: int, outcome: TransferOutcome) -> Response:
     return Response(status, body, headers=_REPLAYED if outcome.replayed else ())
 
 
-def _part(part: "PartReadiness") -> PartResponse:
+def _part(part: PartReadiness) -> PartResponse:
     return PartResponse(ready=part.ready, detail=part.detail)
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 
@@ -11,8 +12,7 @@ import structlog
 import trio
 from hypercorn.config import Config
 
-from transfer_engine.engine import open_engine
-from transfer_engine.engine.engine import Engine
+from transfer_engine.engine import Engine, Opening, open_engine
 from transfer_engine.http.connections import Limits, serve_connections
 from transfer_engine.http.handlers import Api
 from transfer_engine.http.listeners import address_of, open_listeners
@@ -54,9 +54,11 @@ async def run_server(settings: ServerSettings, announce: Callable[[str], None]) 
     503, and then drains the engine for ``shutdown_ms``. What is left, also after a second signal or a cancellation, is
     recovered at the next start.
 
+    While the engine opens, which may wait for clusters that are not there yet, the door answers 503 and says why.
+
     Args:
         settings: see :class:`~transfer_engine.http.settings.ServerSettings`.
-        announce: called with the main door's URL once requests are answered.
+        announce: called with the main door's URL once the engine takes transfers.
 
     Raises:
         CannotListen: the address can't be listened on.
@@ -66,14 +68,21 @@ async def run_server(settings: ServerSettings, announce: Callable[[str], None]) 
     url = f"http://{address_of(sockets[0])}"
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in sockets]
     life = _Life()
+    opening = Opening()
+    api = Api(settings, version=VERSION, opening=opening)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
                 nursery.start_soon(_obey, signals, life)
                 with life.scope:
-                    async with open_engine(settings) as engine:
+                    async with (
+                        _open_door(api, settings, listeners, life.stopping) as closed,
+                        open_engine(settings, opening=opening) as engine,
+                    ):
                         life.engine = engine
-                        await _serve(engine, settings, listeners, life.stopping, lambda: announce(url))
+                        api.serve(engine)
+                        announce(url)
+                        await closed.wait()
                         _log.info("draining", shutdown_ms=settings.shutdown_ms)
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -83,13 +92,11 @@ async def run_server(settings: ServerSettings, announce: Callable[[str], None]) 
             listener.socket.close()
 
 
-async def _serve(
-    engine: Engine,
-    settings: ServerSettings,
-    listeners: list[trio.SocketListener],
-    stopping: trio.Event,
-    announce: Callable[[], None],
-) -> None:
+@asynccontextmanager
+async def _open_door(
+    api: Api, settings: ServerSettings, listeners: list[trio.SocketListener], stopping: trio.Event
+) -> AsyncIterator[trio.Event]:
+    """Serve until ``stopping``; yield what tells that the last answer is out. Leaving the context cuts the rest off."""
     config = Config()
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
@@ -100,10 +107,17 @@ async def _serve(
         send_timeout_s=settings.send_timeout_ms / 1_000,
         graceful_s=(settings.deadline_ms + _ANSWERS_MS) / 1_000,
     )
-    door = MainDoor(Api(engine, version=VERSION), settings)
+    door = MainDoor(api, settings)
+    closed = trio.Event()
+
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        await serve_connections(door, config, listeners, limits, stopping, task_status=task_status)
+        closed.set()
+
     async with trio.open_nursery(strict_exception_groups=True) as nursery:
-        await nursery.start(serve_connections, door, config, listeners, limits, stopping)
-        announce()
+        await nursery.start(serve)
+        yield closed
+        nursery.cancel_scope.cancel()
 
 
 async def _obey(signals: AsyncIterator[int], life: _Life) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from transfer_engine.engine import Engine, RefusalCode, Settings, open_engine
+from transfer_engine.engine import Engine, Opening, RefusalCode, Settings, open_engine
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.outcomes import Overloaded
 from transfer_engine.engine.records.protocol import RecordsUnavailable
@@ -35,8 +35,30 @@ def post(path: str, body: bytes, key: bytes | None = None) -> Request:
     return Request("POST", path, body, b"application/json", () if key is None else (key,))
 
 
+def api_of(engine: Engine) -> Api:
+    api = Api(engine.settings, version="1")
+    api.serve(engine)
+    return api
+
+
+async def test_before_the_engine_has_opened_all_but_health_is_503(tmp_path: Path) -> None:
+    opening = Opening()
+    api = Api(Settings(data_dir=tmp_path), version="1", opening=opening)
+    opening.waits_for = "the record store: 127.0.0.1:9042 does not answer"
+    refused = await api.answer(post("/api/v1/transfer", BODY, b"k"))
+    problem = msgspec.json.decode(refused.body)
+    assert (refused.status, problem["code"], problem["retryable"]) == (503, "unavailable", True)
+    assert "it waits for the record store: 127.0.0.1:9042" in problem["message"]
+    assert (b"retry-after", b"1") in refused.headers
+    ready = await api.answer(Request("GET", "/ready"))
+    assert ready.status == 503
+    assert "it waits for the record store" in msgspec.json.decode(ready.body)["records"]["detail"]
+    assert (await api.answer(Request("GET", "/health"))).status == 200
+
+
 async def test_a_handler_needs_no_door(engine: Engine) -> None:
-    api = Api(engine, version="1.2.3")
+    api = Api(engine.settings, version="1.2.3")
+    api.serve(engine)
     credited = await api.answer(post("/api/v1/admin/credits", CREDIT))
     assert credited.status == 201
     moved = await api.answer(post("/api/v1/transfer", BODY, b"k"))
@@ -49,7 +71,7 @@ async def test_a_handler_needs_no_door(engine: Engine) -> None:
 
 
 async def test_a_stopping_engine_refuses_with_503_and_a_hint(engine: Engine) -> None:
-    api = Api(engine, version="1")
+    api = api_of(engine)
     engine.begin_shutdown()
     refused = await api.answer(post("/api/v1/transfer", BODY))
     problem = msgspec.json.decode(refused.body)
@@ -62,7 +84,7 @@ async def test_a_full_mailbox_answers_503(tmp_path: Path) -> None:
     import trio
 
     async with open_engine(Settings(data_dir=tmp_path, mailbox_capacity=1, user_batch_most=1)) as engine:
-        api = Api(engine, version="1")
+        api = api_of(engine)
         statuses = []
 
         async def ask() -> None:
@@ -76,7 +98,7 @@ async def test_a_full_mailbox_answers_503(tmp_path: Path) -> None:
 
 async def test_an_unexpected_exception_is_an_answer_that_claims_nothing(tmp_path: Path) -> None:
     async with open_engine(Settings(data_dir=tmp_path)) as engine:
-        api = Api(engine, version="1")
+        api = api_of(engine)
     looked_up = await api.answer(Request("GET", "/api/v1/transfer/019a0000-0000-8000-8000-000000000000"))
     assert looked_up.status in {500, 503}
     problem = msgspec.json.decode(looked_up.body)
