@@ -72,6 +72,7 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     users: PoolStatistics
     submitter: GroupCommitStatistics
     account_opener: GroupCommitStatistics
+    journal: GroupCommitStatistics
     recorder: GroupCommitStatistics
     scanner: ScannerStatistics
     supervisor: SupervisorStatistics
@@ -332,6 +333,7 @@ class Engine:
         """Return what the engine is doing and has done in this run."""
         parts = self._parts
         transfers, accounts = parts.submitter.statistics()
+        intents, rows = parts.recorder.statistics()
         return EngineStatistics(
             open_transfers=len(parts.open_transfers),
             unsettled_intents=parts.journal.unsettled,
@@ -344,7 +346,8 @@ class Engine:
             users=parts.pool.statistics(),
             submitter=transfers,
             account_opener=accounts,
-            recorder=parts.recorder.statistics(),
+            journal=intents,
+            recorder=rows,
             scanner=parts.scanner.statistics(),
             supervisor=parts.supervisor.statistics(),
         )

@@ -2,10 +2,13 @@
 
 It owns the only way of writes to the record store. A write whose answer was lost may have landed; nothing is
 concluded from that: the same blobs and rows are written again (both are idempotent) until the store says so.
+
+Intents and rows go their own ways: a transfer that has not reached its source yet waits for no other one's end. Rows
+may be written in any order, since each carries its version.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from transfer_engine.actors import Backoff, GroupCommit, GroupCommitStatistics
 from transfer_engine.engine.alerts import Alerts
@@ -17,30 +20,22 @@ from transfer_engine.schema.transfers import TransferRecord
 
 Result = TypeVar("Result")
 
+ROWS_IN_FLUSH_MOST: Final = 4_096
+"""Bounds how long the first row of a flush waits for the last one's, and a flush's memory: about 2 MiB."""
 
-class _Entry:
-    """What is to be made durable together: intents to journal, a row, and whose end that row is."""
 
-    __slots__ = ("ended", "record", "to_journal")
+class _Row:
+    """A row to be made durable, and whose end it is."""
 
-    def __init__(
-        self,
-        *,
-        to_journal: Sequence[OpenTransfer] = (),
-        record: TransferRecord | None = None,
-        ended: OpenTransfer | None = None,
-    ) -> None:
-        self.to_journal = to_journal
+    __slots__ = ("ended", "record")
+
+    def __init__(self, record: TransferRecord, ended: OpenTransfer | None = None) -> None:
         self.record = record
         self.ended = ended
 
 
-def _weigh(entry: _Entry) -> int:
-    return len(entry.to_journal) or 1
-
-
 class Recorder:
-    """Group commit over the record store.
+    """Two group commits over the record store.
 
     Args:
         store: where to write.
@@ -48,7 +43,8 @@ class Recorder:
         alerts: told of faults.
         ended: called for each transfer whose last row is durable, synchronously, in order.
         clock_ms: the wall clock (Unix ms), for the times of states in between.
-        waiting_most: intents and rows that may wait.
+        waiting_most: intents, and rows, that may wait.
+        flushes_most: writes of each kind in flight at a time.
     """
 
     def __init__(
@@ -60,6 +56,7 @@ class Recorder:
         ended: Callable[[OpenTransfer], None],
         clock_ms: Callable[[], int],
         waiting_most: int,
+        flushes_most: int,
     ) -> None:
         self.health = Health()
         self._store = store
@@ -68,12 +65,20 @@ class Recorder:
         self._ended = ended
         self._clock_ms = clock_ms
         self._backoff = Backoff()
-        self.commits: GroupCommit[_Entry, None] = GroupCommit(
+        self.intents: GroupCommit[Sequence[OpenTransfer], None] = GroupCommit(
+            "journal",
+            self._flush_intents,
+            weigh=len,
+            batch_weight_most=INTENTS_IN_BLOB_MOST,
+            waiting_weight_most=max(waiting_most, INTENTS_IN_BLOB_MOST),
+            flushes_most=flushes_most,
+        )
+        self.rows: GroupCommit[_Row, None] = GroupCommit(
             "recorder",
-            self._flush,
-            weigh=_weigh,
-            batch_weight_most=2 * INTENTS_IN_BLOB_MOST,
-            waiting_weight_most=max(waiting_most, 2 * INTENTS_IN_BLOB_MOST),
+            self._flush_rows,
+            batch_weight_most=ROWS_IN_FLUSH_MOST,
+            waiting_weight_most=max(waiting_most, ROWS_IN_FLUSH_MOST),
+            flushes_most=flushes_most,
         )
 
     async def journal(self, transfers: Sequence[OpenTransfer]) -> None:
@@ -83,7 +88,7 @@ class Recorder:
         """
         for start in range(0, len(transfers), INTENTS_IN_BLOB_MOST):
             part = transfers[start : start + INTENTS_IN_BLOB_MOST]
-            await self.commits.submit(_Entry(to_journal=part), admitted=True)
+            await self.intents.submit(part, admitted=True)
             for transfer in part:
                 transfer.is_journaled = True
 
@@ -93,35 +98,37 @@ class Recorder:
         Cancellation while waiting leaves the row on its way.
         """
         transfer.updated_at = self._clock_ms()
-        await self.commits.submit(_Entry(record=transfer.record()), admitted=True)
+        await self.rows.submit(_Row(transfer.record()), admitted=True)
 
     def end(self, transfer: OpenTransfer) -> None:
         """Write a transfer's last row; ``ended`` is called once it is durable."""
-        entry = _Entry(record=transfer.record(), ended=transfer)
-        transfer.last_entry = self.commits.submit_nowait(entry, admitted=True)
+        transfer.last_entry = self.rows.submit_nowait(_Row(transfer.record(), transfer), admitted=True)
 
     def has_passed(self, transfer: OpenTransfer) -> bool:
         """Tell whether a transfer's last row has left the queue: written, or set aside."""
-        return self.commits.has_passed(transfer.last_entry)
+        return self.rows.has_passed(transfer.last_entry)
 
     async def find(self, req_id: int) -> TransferRecord | None:
         """Return the row of a transfer, once the store has answered. Cancellation leaves nothing behind."""
         return await self._until_answered(lambda: self._store.get(req_id))
 
-    def statistics(self) -> GroupCommitStatistics:
-        """Return the statistics of the group commit."""
-        return self.commits.statistics()
+    def statistics(self) -> tuple[GroupCommitStatistics, GroupCommitStatistics]:
+        """Return the statistics of the intents' and of the rows' group commit."""
+        return self.intents.statistics(), self.rows.statistics()
 
-    async def _flush(self, entries: list[_Entry]) -> list[None]:
-        to_journal = [transfer for entry in entries for transfer in entry.to_journal]
-        records = [entry.record for entry in entries if entry.record is not None]
-        blobs = self._journal.enter(to_journal) if to_journal else []
-        await self._until_answered(lambda: self._store.write(blobs, records))
-        for entry in entries:
-            if entry.ended is not None:
-                self._ended(entry.ended)
-                entry.ended = None  # should the rest of the flush crash, nobody is ended twice
-        return [None] * len(entries)
+    async def _flush_intents(self, parts: list[Sequence[OpenTransfer]]) -> list[None]:
+        blobs = self._journal.enter([transfer for part in parts for transfer in part])
+        await self._until_answered(lambda: self._store.write(blobs, ()))
+        return [None] * len(parts)
+
+    async def _flush_rows(self, rows: list[_Row]) -> list[None]:
+        records = [row.record for row in rows]
+        await self._until_answered(lambda: self._store.write((), records))
+        for row in rows:
+            if row.ended is not None:
+                self._ended(row.ended)
+                row.ended = None  # should the rest of the flush crash, nobody is ended twice
+        return [None] * len(rows)
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Result]]) -> Result:
         return await until_answered(

@@ -67,7 +67,9 @@ async def until_answered(
 class Submitter:
     """Group commit over the ledger: transfers' events, and the accounts that they need."""
 
-    def __init__(self, ledger: Ledger, alerts: Alerts, *, waiting_most: int, known_accounts_most: int) -> None:
+    def __init__(
+        self, ledger: Ledger, alerts: Alerts, *, waiting_most: int, known_accounts_most: int, flushes_most: int
+    ) -> None:
         self.health = Health()
         self._ledger = ledger
         self._alerts = alerts
@@ -80,6 +82,7 @@ class Submitter:
             weigh=len,
             batch_weight_most=BATCH_EVENTS_MAX,
             waiting_weight_most=max(waiting_most, BATCH_EVENTS_MAX),
+            flushes_most=flushes_most,
         )
         self.accounts: GroupCommit[Sequence[Account], list[CreateAccountResult]] = GroupCommit(
             "account opener",

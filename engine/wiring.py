@@ -53,7 +53,13 @@ def wire(
     journal = Journal(life, identifiers)
     waiting_most = 2 * settings.open_transfers_most
     drives = Drives(alerts, crashes_most=settings.poison_crashes_most)
-    submitter = Submitter(ledger, alerts, waiting_most=waiting_most, known_accounts_most=settings.known_accounts_most)
+    submitter = Submitter(
+        ledger,
+        alerts,
+        waiting_most=waiting_most,
+        known_accounts_most=settings.known_accounts_most,
+        flushes_most=settings.tigerbeetle.flushes_most if settings.ledger == "tigerbeetle" else 1,
+    )
 
     def requeue(transfer: OpenTransfer) -> None:
         try:
@@ -62,7 +68,15 @@ def wire(
             transfer.leave()  # the next life finds its intent
 
     completion = Completion(open_transfers, journal, requeue)
-    recorder = Recorder(records, journal, alerts, ended=completion.ended, clock_ms=clock_ms, waiting_most=waiting_most)
+    recorder = Recorder(
+        records,
+        journal,
+        alerts,
+        ended=completion.ended,
+        clock_ms=clock_ms,
+        waiting_most=waiting_most,
+        flushes_most=settings.cassandra.flushes_most if settings.records == "cassandra" else 1,
+    )
     endings = Endings(submitter=submitter, recorder=recorder, alerts=alerts, close=completion.close)
     coordinator = Coordinator(
         submitter=submitter,
@@ -167,7 +181,8 @@ def _supervisor(
         [
             ChildSpec("heartbeat", heartbeat.run),
             ChildSpec("deadlines", deadlines.run),
-            ChildSpec("recorder", recorder.commits.run, drain=recorder.commits.wait_drained),
+            ChildSpec("recorder", recorder.rows.run, drain=recorder.rows.wait_drained),
+            ChildSpec("journal", recorder.intents.run, drain=recorder.intents.wait_drained),
             ChildSpec("submitter", submitter.transfers.run, drain=submitter.transfers.wait_drained),
             ChildSpec("account opener", submitter.accounts.run, drain=submitter.accounts.wait_drained),
             ChildSpec("drives", drives.run, drain=drives.wait_drained),
