@@ -12,8 +12,9 @@ import msgspec
 from tigerbeetle import Account, Transfer, TransferFlags
 
 from transfer_engine.engine.ledger.paging import account_pages, transfer_pages
-from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
+from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.legs import TOMBSTONE_CODE, owner_of
+from transfer_engine.engine.records.paging import record_pages
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.schema.ids import HOLD, LEG_MAX
@@ -179,9 +180,7 @@ class _Audit:
 
     async def check_records(self) -> None:
         """I3 and I7, from the rows' side: what they say ended did, and what they say was refused never moved."""
-        after = 0
-        while rows := await self.records.scan_records(after=after, limit=BATCH_EVENTS_MAX):
-            after = rows[-1].req_id.int
+        async for rows in record_pages(self.records):
             self.record_count += len(rows)
             refused = []
             for row in rows:

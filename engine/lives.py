@@ -48,10 +48,11 @@ async def begin_life(
 
     Cancellation leaves the node claimed by a life that never issued anything.
     """
-    life = await store.claim(node, uuid4().hex, ceiling_ms=clock_ms() + ahead_ms)
+    former = await store.find_claim(node)
+    life = await store.claim(node, uuid4().hex, former=former, ceiling_ms=clock_ms() + ahead_ms)
     generator = SnowflakeGenerator(node=node, clock_ms=clock_ms, after_ms=life.after_ms)
     ceiling_ms = _ceiling_ms(clock_ms(), life.after_ms, ahead_ms)
-    await store.raise_ceiling(life, ceiling_ms)
+    await store.raise_ceiling(life, ceiling_ms, beat=1)
     generator.raise_ceiling(ceiling_ms)
     return life, generator
 
@@ -80,6 +81,7 @@ class Heartbeat:
         self._clock_ms = clock_ms
         self._ahead_ms = ahead_ms
         self._mark = 0
+        self._beat = 1
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Beat until cancelled; cancellation leaves the ceiling and the mark where the last beat put them."""
@@ -106,7 +108,8 @@ class Heartbeat:
             ClaimLost: another process claimed the node.
         """
         ceiling_ms = _ceiling_ms(self._clock_ms(), self._generator.logical_ms, self._ahead_ms)
-        await self._store.raise_ceiling(self._life, ceiling_ms)
+        self._beat += 1
+        await self._store.raise_ceiling(self._life, ceiling_ms, beat=self._beat)
         self._generator.raise_ceiling(ceiling_ms)
         mark = self._journal.low_water_mark
         if mark > self._mark:

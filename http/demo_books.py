@@ -15,6 +15,7 @@ from transfer_engine.engine.backends import open_backends
 from transfer_engine.engine.ledger.paging import account_pages, transfer_pages
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.legs import TOMBSTONE_CODE, LedgerBody, owner_of
+from transfer_engine.engine.records.paging import record_pages
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.services.simulated import SimulatedCore
@@ -122,9 +123,7 @@ def _put(places: dict[Place, int], place: Place, amount: int) -> None:
 
 async def _rows(records: RecordStore) -> dict[int, TransferRecord]:
     rows: dict[int, TransferRecord] = {}
-    after = 0
-    while page := await records.scan_records(after=after, limit=BATCH_EVENTS_MAX):
-        after = page[-1].req_id.int
+    async for page in record_pages(records):
         rows |= {row.req_id.int: row for row in page}
     return rows
 

@@ -2,7 +2,7 @@
 -- big-endian. `application_id` spells "XFER"; `user_version` is the version of this text.
 
 PRAGMA application_id = 0x58464552;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 -- A row is replaced only by one with a higher version (see TransferRecord.version). Rows lie in the order in which
 -- they came (`number`), whatever their identifiers are.
@@ -70,10 +70,12 @@ CREATE TABLE marks (
     bucket INTEGER NOT NULL
 );
 
--- Lives of engines: identifiers are issued up to `ceiling_ms`, and the next life begins above it.
+-- Lives of engines: identifiers are issued up to `ceiling_ms`, and the next life begins above it. `beat` counts the
+-- heartbeats of the life; an empty `owner` has released the node.
 CREATE TABLE claims (
     node       INTEGER NOT NULL PRIMARY KEY,
     epoch      INTEGER NOT NULL,
     owner      TEXT    NOT NULL,
-    ceiling_ms INTEGER NOT NULL
+    ceiling_ms INTEGER NOT NULL,
+    beat       INTEGER NOT NULL
 );

@@ -10,16 +10,23 @@ import trio
 
 from transfer_engine.engine.records.protocol import (
     JOURNAL_BLOB_BYTES_MAX,
-    ClaimLost,
+    Claim,
     HistoryPage,
     JournalBlob,
     Life,
+    RecordPage,
     RecordsDamaged,
+)
+from transfer_engine.engine.records.sqlite_claims import (
+    read_claim,
+    read_claims,
+    write_beat,
+    write_claim,
+    write_release,
 )
 from transfer_engine.engine.records.sqlite_columns import record_key, values_of
 from transfer_engine.engine.records.sqlite_file import connect_reader, connect_writer, transaction, translated_errors
-from transfer_engine.engine.records.sqlite_rows import SqliteRows, Staged, read_history
-from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS
+from transfer_engine.engine.records.sqlite_rows import SqliteRows, Staged, read_history, scan_rows
 from transfer_engine.schema.transfers import TransferRecord
 
 T = TypeVar("T")
@@ -100,39 +107,37 @@ class SqliteRecords:
         state = "closed" if self._is_closed else f"{len(self._waiting)} writes waiting"
         return f"<SqliteRecords {self._path}, {state}>"
 
-    async def claim(self, node: int, owner: str, *, ceiling_ms: int) -> Life:
-        """Begin a life: the next epoch of ``node``, durable, with at least ``ceiling_ms`` (Unix ms) as its ceiling.
+    async def claims(self) -> list[Claim]:
+        """Return the claims of all nodes, by node."""
+        return await self._looker.run(read_claims)
 
-        The first life's ``after_ms`` is the Snowflakes' epoch.
+    async def find_claim(self, node: int) -> Claim | None:
+        """Return a node's claim, or None where the node was never claimed."""
+        return await self._looker.run(lambda connection: read_claim(connection, node))
+
+    async def claim(self, node: int, owner: str, *, former: Claim | None, ceiling_ms: int) -> Life:
+        """Begin a life: take a node over from the claim that was read, exactly as it was read, see `RecordStore`.
+
+        Raises:
+            ClaimLost: the node's claim is not ``former`` any more.
         """
+        return await self._write_alone(lambda: write_claim(self._writer, node, owner, former, ceiling_ms))
 
-        def claim() -> Life:
-            row = self._writer.execute("SELECT epoch, ceiling_ms FROM claims WHERE node = ?", (node,)).fetchone()
-            epoch, after_ms = row or (0, SNOWFLAKE_EPOCH_MS)
-            self._writer.execute(
-                "INSERT OR REPLACE INTO claims (node, epoch, owner, ceiling_ms) VALUES (?, ?, ?, ?)",
-                (node, epoch + 1, owner, max(ceiling_ms, after_ms)),
-            )
-            return Life(node=node, epoch=epoch + 1, owner=owner, after_ms=after_ms)
+    async def raise_ceiling(self, life: Life, ceiling_ms: int, *, beat: int) -> None:
+        """Make a beat and a higher ceiling durable (Unix ms); neither is ever lowered.
 
-        return await self._write_alone(claim)
+        Raises:
+            ClaimLost: the claim belongs to another owner or epoch by now, or was released.
+        """
+        await self._write_alone(lambda: write_beat(self._writer, life, ceiling_ms, beat))
 
-    async def raise_ceiling(self, life: Life, ceiling_ms: int) -> None:
-        """Make a higher ceiling durable (Unix ms); it is never lowered.
+    async def release(self, life: Life) -> None:
+        """Give the node up; releasing it again changes nothing.
 
         Raises:
             ClaimLost: the claim belongs to another owner or epoch by now.
         """
-
-        def raise_ceiling() -> None:
-            cursor = self._writer.execute(
-                "UPDATE claims SET ceiling_ms = max(ceiling_ms, ?) WHERE node = ? AND epoch = ? AND owner = ?",
-                (ceiling_ms, life.node, life.epoch, life.owner),
-            )
-            if cursor.rowcount == 0:
-                raise ClaimLost(f"node {life.node} was claimed after epoch {life.epoch} of {life.owner}")
-
-        await self._write_alone(raise_ceiling)
+        await self._write_alone(lambda: write_release(self._writer, life))
 
     async def write(self, blobs: Sequence[JournalBlob], records: Sequence[TransferRecord]) -> None:
         """Make journal blobs and rows durable, all or nothing, see `RecordStore`.
@@ -234,16 +239,15 @@ class SqliteRecords:
         while await self._write_alone(trim):
             pass
 
-    async def scan_records(self, *, after: int, limit: int) -> list[TransferRecord]:
-        """Return rows with a `req_id` above ``after``, in its order.
+    async def scan_records(self, *, position: int | None = None, limit: int) -> RecordPage:
+        """Return a page of all rows, in the order of their arrival, see `RecordStore`.
 
         Raises:
-            ValueError: the limit is not positive, or ``after`` has more than 128 bits.
+            ValueError: the limit is not positive.
             RecordsDamaged: a row can't be understood; the message names it.
         """
         _check_limit(limit)
-        key = record_key(after)
-        return await self._scanner.run(lambda connection: self._rows.scan(connection, key, limit))
+        return await self._scanner.run(lambda connection: scan_rows(connection, position, limit))
 
     async def _write_waiting(self) -> None:
         """Write the calls that wait, in one transaction. The caller holds the turn, and its own call is among them."""

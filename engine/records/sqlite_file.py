@@ -12,7 +12,7 @@ from typing import Final
 
 from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsUnavailable
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """``user_version`` of ``schema/records.sql``."""
 
 APPLICATION_ID: Final = 0x58464552
@@ -31,6 +31,9 @@ CHECKPOINT_PAGES: Final = 8_000
 
 A larger WAL saves more copies, but makes the one commit that does it slower (some 20 ms at 8,000 pages).
 """
+
+_UPGRADES: Final = {1: "ALTER TABLE claims ADD COLUMN beat INTEGER NOT NULL DEFAULT 0"}
+"""What turns an earlier version of the tables into the next one."""
 
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _RESTORE: Final = "restore it from a backup, or move it away to begin with an empty one"
@@ -116,6 +119,10 @@ def _make_or_check_tables(connection: sqlite3.Connection, path: Path) -> None:
             for statement in _statements(files("transfer_engine.schema").joinpath("records.sql").read_text()):
                 connection.execute(statement)
             return
+        if application_id == APPLICATION_ID:
+            for former in range(version, SCHEMA_VERSION):
+                connection.execute(_UPGRADES[former])
+                connection.execute(f"PRAGMA user_version = {former + 1}")
     if application_id != APPLICATION_ID:
         raise RecordsDamaged(f"{path} is not a record store, but another application's database: name another file")
     if version > SCHEMA_VERSION:

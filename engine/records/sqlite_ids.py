@@ -9,7 +9,6 @@ leaves here only after its merge is committed.
 """
 
 from collections.abc import Iterable
-from heapq import nsmallest
 from itertools import islice
 from typing import Final
 
@@ -42,12 +41,6 @@ class RecentIds:
     def number_of(self, key: bytes) -> int | None:
         """Return the number of an identifier's row, if it is here."""
         return self._neighbourhoods[key[0] >> _SHIFT].get(key)
-
-    def after(self, key: bytes, limit: int) -> list[Entry]:
-        """Return the first ``limit`` entries above an identifier, in the order of identifiers."""
-        # list() of a dict's items is one step of the interpreter: no other thread changes it meanwhile.
-        above = (entry for entries in self._neighbourhoods for entry in list(entries.items()) if entry[0] > key)
-        return nsmallest(limit, above)
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Add identifiers of rows that are committed, in the order of the rows; none of them is here."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from transfer_engine.engine import crash_points
 from transfer_engine.engine.records import sqlite_ids
-from transfer_engine.engine.records.protocol import HistoryPage
+from transfer_engine.engine.records.protocol import HistoryPage, RecordPage
 from transfer_engine.engine.records.sqlite_columns import (
     CREATED_AT,
     RECORD_COLUMNS,
@@ -47,6 +47,8 @@ _MOVE_HISTORY: Final = (
     "INSERT OR ROLLBACK INTO history SELECT * FROM history_recent WHERE true ON CONFLICT DO NOTHING",
     "DELETE FROM history_recent",
 )
+
+_SCAN: Final = f"SELECT t.number, {RECORD_COLUMNS} FROM transfers t WHERE t.number > ? ORDER BY t.number LIMIT ?"  # noqa: S608
 
 SELECT_HISTORY: Final = f"""
 SELECT h.created_at, h.req_id, {RECORD_COLUMNS}
@@ -191,16 +193,14 @@ class SqliteRows:
         yield from map(record_of, _select_by_number.select(connection, numbers))
         yield from map(record_of, _select_by_id.select(connection, elsewhere))
 
-    def scan(self, connection: sqlite3.Connection, after: bytes, limit: int) -> list[TransferRecord]:
-        """Return the first ``limit`` records with a key above ``after``, in the order of keys."""
-        entries = dict(self._ids.after(after, limit))
-        entries.update(
-            connection.execute(
-                "SELECT req_id, number FROM transfer_ids WHERE req_id > ? ORDER BY req_id LIMIT ?", (after, limit)
-            )
-        )
-        numbers: list[Any] = [entries[key] for key in sorted(entries)[:limit]]
-        return sorted(map(record_of, _select_by_number.select(connection, numbers)), key=lambda record: record.req_id)
+
+def scan_rows(connection: sqlite3.Connection, position: int | None, limit: int) -> RecordPage:
+    """Return a page of all rows in the order of their arrival, see `RecordStore`."""
+    rows = connection.execute(_SCAN, (-1 if position is None else position, limit + 1)).fetchall()
+    return RecordPage(
+        records=[record_of(row[1:]) for row in rows[:limit]],
+        next_position=rows[limit - 1][0] if len(rows) > limit else None,
+    )
 
 
 def read_history(

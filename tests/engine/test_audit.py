@@ -292,7 +292,7 @@ async def test_pages(world: World, busy: World, monkeypatch: pytest.MonkeyPatch)
     """Whatever the size of a page, all is seen, once."""
     whole = await look(world)
     for size in (1, 2, 7):
-        monkeypatch.setattr("transfer_engine.engine.audit.BATCH_EVENTS_MAX", size)
+        monkeypatch.setattr("transfer_engine.engine.records.paging.PAGE_RECORDS_MOST", size)
         assert await look(world) == whole
     del busy.records.rows[a_row(busy, TransferState.COMMITTED).req_id.int]
     assert not (await look(world)).holds

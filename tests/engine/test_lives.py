@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from support.engines import BORN_MS, FREEZING, World, now_ms
-from support.memory_records import MemoryRecords
+from support.memory_records import MemoryRecords, take_over
 from transfer_engine.engine.lives import begin_life
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode
 from transfer_engine.engine.services.simulated import Behaviour
@@ -20,7 +20,7 @@ async def test_identifiers_stay_below_the_durable_ceiling(world: World) -> None:
     async with world.engine() as engine:
         for _ in range(20):
             told = await world.ask(engine, "funding", "trading", amount=1)
-            assert milliseconds_of(told.outcome.req_id.int) <= world.records.claims[0][2]
+            assert milliseconds_of(told.outcome.req_id.int) <= world.records.claim_of[0].ceiling_ms
             await trio.sleep(1.7)
 
 
@@ -28,7 +28,7 @@ async def test_the_next_life_issues_above_the_former_ones_ceiling(world: World) 
     highest = 0
     for _ in range(4):
         async with world.engine() as engine:
-            ceiling = world.records.claims[0][2]
+            ceiling = world.records.claim_of[0].ceiling_ms
             for _ in range(3):
                 told = await world.ask(engine, "funding", "trading", amount=1)
                 assert told.outcome.req_id.int > highest
@@ -47,7 +47,7 @@ async def test_a_clock_that_steps_back_between_lives_repeats_nothing(world: Worl
         life, generator = await begin_life(store, node=3, clock_ms=lambda clock_ms=clock_ms: clock_ms, ahead_ms=1_000)
         assert life.epoch == len(seen) // 10 + 1
         seen += [generator.issue() for _ in range(10)]
-        assert store.claims[3][2] >= generator.logical_ms
+        assert store.claim_of[3].ceiling_ms >= generator.logical_ms
     assert sorted(set(seen)) == seen
 
 
@@ -59,7 +59,7 @@ async def test_an_engine_that_restarts_again_and_again_does_not_run_ahead_of_the
         seen += [generator.issue() for _ in range(5)]
         await trio.sleep(0.2)
     assert sorted(set(seen)) == seen
-    assert store.claims[0][2] <= now_ms() + 11_000
+    assert store.claim_of[0].ceiling_ms <= now_ms() + 11_000
 
 
 async def test_an_engine_ahead_of_the_clock_has_identifiers_enough_until_its_next_beat(world: World) -> None:
@@ -93,7 +93,7 @@ async def test_a_lost_claim_asks_nothing_more(world: World) -> None:
     world.cores[FREEZING].behave(Behaviour(crash_before=999))
     async with world.engine() as engine:
         waiting = await world.ask(engine, "funding", FREEZING)
-        await world.records.claim(0, "another", ceiling_ms=now_ms())
+        await take_over(world.records, 0)
         await trio.sleep(5)
         assert engine.statistics().alerts["claim_lost"] > 0
         asked = [name for name in world.wire.names() if name in {"hold", "post", "accounts", f"{FREEZING}.deposit"}]
@@ -117,7 +117,7 @@ async def test_a_claim_that_is_lost_after_the_intent_was_taken_asks_nothing_of_t
         stop = world.wire.stop("intent")
         nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key", deadline_ms=9_000))
         await stop.reached.wait()
-        await world.records.claim(0, "another", ceiling_ms=now_ms())
+        await take_over(world.records, 0)
         await trio.sleep(3)
         stop.released.set()
         await trio.sleep(1)
@@ -131,7 +131,7 @@ async def test_a_claim_that_is_lost_after_the_intent_was_taken_asks_nothing_of_t
 
 async def test_a_lost_claim_moves_no_mark(world: World) -> None:
     async with world.engine():
-        await world.records.claim(0, "another", ceiling_ms=now_ms())
+        await take_over(world.records, 0)
         mark = world.records.marks.get(0, 0)
         await trio.sleep(100)
     assert world.records.marks.get(0, 0) == mark
@@ -145,5 +145,5 @@ async def test_a_beat_that_was_lost_raises_nothing_too_early(world: World, fate:
             world.wire.next_fates["mark"] = [fate]
             await trio.sleep(2.5)
             told = await world.ask(engine, "funding", "trading", amount=1)
-            assert milliseconds_of(told.outcome.req_id.int) <= world.records.claims[0][2]
+            assert milliseconds_of(told.outcome.req_id.int) <= world.records.claim_of[0].ceiling_ms
     await world.check()

@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from support.engines import FREEZING, PAIRS, World
+from support.memory_records import take_over
 from transfer_engine.engine.services.simulated import Behaviour
 from transfer_engine.schema.transfers import TransferState, TransferStatus
 
@@ -25,7 +26,7 @@ async def test_a_record_store_that_is_down_at_the_end_is_no_exception(world: Wor
 
 async def test_a_lost_claim_at_the_end_is_no_exception(world: World) -> None:
     async with world.engine():
-        await world.records.claim(0, "another", ceiling_ms=0)
+        await take_over(world.records, 0)
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)

@@ -32,8 +32,8 @@ FREEZING = "matching"
 DIRECT = "bank"
 """The core without a freeze."""
 
-CALLS_OF_OPENING = 5
-"""Calls that an engine makes before it is open, on a journal of one blob: claim, ceiling, mark, journal, rows."""
+CALLS_OF_OPENING = 6
+"""Calls that an engine makes before it is open, on a journal of one blob: find, claim, ceiling, mark, journal, rows."""
 
 CORE_CODES = {FREEZING: 100, DIRECT: 101}
 PAIRS = {

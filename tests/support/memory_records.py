@@ -11,13 +11,17 @@ import trio
 
 from transfer_engine.engine.records.protocol import (
     JOURNAL_BLOB_BYTES_MAX,
+    Claim,
     ClaimLost,
     HistoryPage,
     JournalBlob,
     Life,
+    RecordPage,
     RecordsDamaged,
+    RecordStore,
     RecordsUnavailable,
 )
+from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS
 from transfer_engine.schema.transfers import TransferRecord
 
 
@@ -26,25 +30,50 @@ class MemoryRecords:
         self.rows: dict[int, TransferRecord] = {}
         self.blobs: dict[tuple[int, int, int], bytes] = {}
         self.marks: dict[int, int] = {}
-        self.claims: dict[int, tuple[int, str, int]] = {}
+        self.claim_of: dict[int, Claim] = {}
         self.faults: list[str] = []
 
     def fail_next(self, *faults: str) -> None:
         """Let the next writes fail: `before` they are applied, or `after` it."""
         self.faults += faults
 
-    async def claim(self, node: int, owner: str, *, ceiling_ms: int) -> Life:
+    async def claims(self) -> list[Claim]:
         await trio.lowlevel.checkpoint()
-        epoch, _, former = self.claims.get(node, (0, "", 0))
-        self.claims[node] = (epoch + 1, owner, max(ceiling_ms, former))
-        return Life(node=node, epoch=epoch + 1, owner=owner, after_ms=max(former, 1_735_689_600_000))
+        return [self.claim_of[node] for node in sorted(self.claim_of)]
 
-    async def raise_ceiling(self, life: Life, ceiling_ms: int) -> None:
+    async def find_claim(self, node: int) -> Claim | None:
         await trio.lowlevel.checkpoint()
-        epoch, owner, former = self.claims[life.node]
-        if (epoch, owner) != (life.epoch, life.owner):
-            raise ClaimLost(f"node {life.node} belongs to epoch {epoch} now")
-        self.claims[life.node] = (epoch, owner, max(ceiling_ms, former))
+        return self.claim_of.get(node)
+
+    async def claim(self, node: int, owner: str, *, former: Claim | None, ceiling_ms: int) -> Life:
+        await trio.lowlevel.checkpoint()
+        epoch, after_ms = (0, SNOWFLAKE_EPOCH_MS) if former is None else (former.epoch, former.ceiling_ms)
+        life = Life(node=node, epoch=epoch + 1, owner=owner, after_ms=after_ms)
+        stored = self.claim_of.get(node)
+        if stored is not None and (stored.epoch, stored.owner) == (life.epoch, owner):
+            return life
+        if stored != former:
+            raise ClaimLost(f"node {node} is {stored} by now")
+        self.claim_of[node] = Claim(node, life.epoch, owner, max(ceiling_ms, after_ms), 0)
+        return life
+
+    async def raise_ceiling(self, life: Life, ceiling_ms: int, *, beat: int) -> None:
+        await trio.lowlevel.checkpoint()
+        stored = self._claim_of(life, {life.owner})
+        if beat > stored.beat:
+            ceiling_ms = max(ceiling_ms, stored.ceiling_ms)
+            self.claim_of[life.node] = Claim(life.node, life.epoch, life.owner, ceiling_ms, beat)
+
+    async def release(self, life: Life) -> None:
+        await trio.lowlevel.checkpoint()
+        stored = self._claim_of(life, {life.owner, ""})
+        self.claim_of[life.node] = Claim(life.node, life.epoch, "", stored.ceiling_ms, stored.beat)
+
+    def _claim_of(self, life: Life, owners: set[str]) -> Claim:
+        stored = self.claim_of.get(life.node)
+        if stored is None or stored.epoch != life.epoch or stored.owner not in owners:
+            raise ClaimLost(f"node {life.node} is {stored} by now, and not {life}")
+        return stored
 
     async def write(self, blobs: Sequence[JournalBlob], records: Sequence[TransferRecord]) -> None:
         await trio.lowlevel.checkpoint()
@@ -107,10 +136,19 @@ class MemoryRecords:
         for key in [key for key in self.blobs if key[0] == shard and key[1] < bucket]:
             del self.blobs[key]
 
-    async def scan_records(self, *, after: int, limit: int) -> list[TransferRecord]:
+    async def scan_records(self, *, position: int | None = None, limit: int) -> RecordPage:
         await trio.lowlevel.checkpoint()
         _check_limit(limit)
-        return [self.rows[req_id] for req_id in sorted(self.rows) if req_id > after][:limit]
+        keys = [req_id for req_id in sorted(self.rows) if position is None or req_id > position]
+        return RecordPage(
+            records=[self.rows[req_id] for req_id in keys[:limit]],
+            next_position=keys[limit - 1] if len(keys) > limit else None,
+        )
+
+
+async def take_over(records: RecordStore, node: int, owner: str = "another") -> Life:
+    """Claim a node, whoever has it."""
+    return await records.claim(node, owner, former=await records.find_claim(node), ceiling_ms=0)
 
 
 def _check_limit(limit: int) -> None:

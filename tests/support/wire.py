@@ -14,7 +14,7 @@ from support.inline_ledger import InlineLedger
 from support.memory_records import MemoryRecords
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.legs import TOMBSTONE_CODE
-from transfer_engine.engine.records.protocol import JournalBlob, Life, RecordsUnavailable
+from transfer_engine.engine.records.protocol import Claim, JournalBlob, Life, RecordPage, RecordsUnavailable
 from transfer_engine.engine.services.protocol import Answer, CoreBalance, ServiceCall
 from transfer_engine.engine.services.simulated import SimulatedCore
 from transfer_engine.schema.ids import LEG_MAX
@@ -197,11 +197,22 @@ class WiredRecords:
     async def _call(self, entries: Sequence[Entry], apply: Callable[[], Awaitable[T]]) -> T:
         return await self._wire.call("records", entries, apply, RecordsUnavailable)
 
-    async def claim(self, node: int, owner: str, *, ceiling_ms: int) -> Life:
-        return await self._call([Entry("claim", 0)], lambda: self._records.claim(node, owner, ceiling_ms=ceiling_ms))
+    async def claims(self) -> list[Claim]:
+        return await self._call([Entry("claims", 0)], self._records.claims)
 
-    async def raise_ceiling(self, life: Life, ceiling_ms: int) -> None:
-        await self._call([Entry("ceiling", 0)], lambda: self._records.raise_ceiling(life, ceiling_ms))
+    async def find_claim(self, node: int) -> Claim | None:
+        return await self._call([Entry("find claim", 0)], lambda: self._records.find_claim(node))
+
+    async def claim(self, node: int, owner: str, *, former: Claim | None, ceiling_ms: int) -> Life:
+        return await self._call(
+            [Entry("claim", 0)], lambda: self._records.claim(node, owner, former=former, ceiling_ms=ceiling_ms)
+        )
+
+    async def raise_ceiling(self, life: Life, ceiling_ms: int, *, beat: int) -> None:
+        await self._call([Entry("ceiling", 0)], lambda: self._records.raise_ceiling(life, ceiling_ms, beat=beat))
+
+    async def release(self, life: Life) -> None:
+        await self._call([Entry("release", 0)], lambda: self._records.release(life))
 
     async def write(self, blobs: Sequence[JournalBlob], records: Sequence[TransferRecord]) -> None:
         entries = [
@@ -235,8 +246,8 @@ class WiredRecords:
     async def raise_low_water_mark(self, shard: int, bucket: int) -> None:
         await self._call([Entry("mark", 0)], lambda: self._records.raise_low_water_mark(shard, bucket))
 
-    async def scan_records(self, *, after: int, limit: int) -> list[TransferRecord]:
-        return await self._call([Entry("scan", 0)], lambda: self._records.scan_records(after=after, limit=limit))
+    async def scan_records(self, *, position: int | None = None, limit: int) -> RecordPage:
+        return await self._call([Entry("scan", 0)], lambda: self._records.scan_records(position=position, limit=limit))
 
 
 class WiredCore:

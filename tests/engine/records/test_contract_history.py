@@ -118,4 +118,4 @@ async def test_a_limit_that_is_none_is_refused(store: RecordStore, limit: int) -
     with pytest.raises(ValueError, match="limit"):
         await store.history(1, limit=limit)
     with pytest.raises(ValueError, match="limit"):
-        await store.scan_records(after=0, limit=limit)
+        await store.scan_records(limit=limit)

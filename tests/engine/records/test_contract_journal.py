@@ -1,19 +1,9 @@
-"""What every record store must keep to about the journal of intents, its mark, and the claims of lives."""
+"""What every record store must keep to about the journal of intents and its mark."""
 
 import pytest
 
 from support.record_stores import Reopenable, record
-from transfer_engine.engine.records.protocol import (
-    JOURNAL_BLOB_BYTES_MAX,
-    ClaimLost,
-    JournalBlob,
-    Life,
-    RecordsDamaged,
-    RecordStore,
-)
-from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS
-
-LATER_MS = SNOWFLAKE_EPOCH_MS + 1_000_000
+from transfer_engine.engine.records.protocol import JOURNAL_BLOB_BYTES_MAX, JournalBlob, RecordStore
 
 
 def blob(bucket: int, sequence: int, body: bytes = b"", shard: int = 1) -> JournalBlob:
@@ -42,14 +32,6 @@ async def test_writing_a_blob_again_changes_nothing(store: RecordStore) -> None:
     for _ in range(2):
         await store.write([blob(1, 1), blob(1, 2)], [record(1)])
     assert await journal(store) == [blob(1, 1), blob(1, 2)]
-
-
-async def test_another_blob_in_a_blobs_place_is_a_fault_and_lands_nothing(store: RecordStore) -> None:
-    await store.write([blob(1, 1)], [])
-    with pytest.raises(RecordsDamaged, match=r"\(1, 1, 1\)"):
-        await store.write([blob(1, 2), blob(1, 1, b"another")], [record(1)])
-    assert await journal(store) == [blob(1, 1)]
-    assert await store.get(record(1).req_id.int) is None
 
 
 async def test_a_long_journal_is_read_whole(store: RecordStore) -> None:
@@ -90,35 +72,3 @@ async def test_the_mark_drops_what_lies_below_it_and_never_goes_down(reopenable:
         assert (await store.low_water_mark(1), await store.low_water_mark(2)) == (5, 0)
         assert await journal(store) == [blob(bucket, sequence) for bucket in range(5, 10) for sequence in range(20)]
         assert await journal(store, shard=2) == [blob(3, 1, shard=2)]
-
-
-async def test_lives_follow_each_other_above_the_ceilings_of_the_former(reopenable: Reopenable) -> None:
-    async with reopenable.open() as store:
-        first = await store.claim(5, "a", ceiling_ms=LATER_MS)
-        assert first == Life(node=5, epoch=1, owner="a", after_ms=SNOWFLAKE_EPOCH_MS)
-        await store.raise_ceiling(first, LATER_MS + 500)
-        await store.raise_ceiling(first, LATER_MS + 100)  # never lowered
-    async with reopenable.open() as store:
-        second = await store.claim(5, "b", ceiling_ms=LATER_MS)  # nor by a claim
-        third = await store.claim(5, "b", ceiling_ms=LATER_MS + 900)
-        fourth = await store.claim(5, "c", ceiling_ms=LATER_MS)
-    assert second == Life(node=5, epoch=2, owner="b", after_ms=LATER_MS + 500)
-    assert third == Life(node=5, epoch=3, owner="b", after_ms=LATER_MS + 500)
-    assert fourth == Life(node=5, epoch=4, owner="c", after_ms=LATER_MS + 900)
-
-
-async def test_nodes_are_claimed_apart(store: RecordStore) -> None:
-    await store.claim(1, "a", ceiling_ms=LATER_MS)
-    assert await store.claim(2, "a", ceiling_ms=LATER_MS) == Life(2, 1, "a", SNOWFLAKE_EPOCH_MS)
-
-
-@pytest.mark.parametrize("owner", ["a", "b"])
-async def test_a_former_life_can_raise_nothing(store: RecordStore, owner: str) -> None:
-    former = await store.claim(1, "a", ceiling_ms=LATER_MS)
-    present = await store.claim(1, owner, ceiling_ms=LATER_MS)
-    with pytest.raises(ClaimLost):
-        await store.raise_ceiling(former, LATER_MS + 5_000)
-    with pytest.raises(ClaimLost):
-        await store.raise_ceiling(Life(1, present.epoch, "stranger", 0), LATER_MS + 5_000)
-    await store.raise_ceiling(present, LATER_MS + 1)
-    assert (await store.claim(1, "c", ceiling_ms=0)).after_ms == LATER_MS + 1

@@ -1,11 +1,13 @@
 """Random work on a record store, against a plain model: rows, histories, journal, marks and claims always agree."""
 
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from support.record_stores import STORES, Reopenable, SqliteStore, record
 from transfer_engine.engine.records import sqlite_ids, sqlite_rows
-from transfer_engine.engine.records.protocol import ClaimLost, JournalBlob, Life, RecordStore
+from transfer_engine.engine.records.protocol import Claim, ClaimLost, JournalBlob, Life, RecordStore
 from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS, issued_req_id, keyed_req_id
 from transfer_engine.schema.transfers import TransferRecord, TransferState
 
@@ -23,27 +25,35 @@ USERS = range(1, 5)
 SHARDS = range(2)
 
 small = st.integers(0, 3)
-rows = st.builds(
-    record,
-    st.just(0),
-    st.sampled_from([state.value for state in TransferState]),
-    req_id=st.sampled_from(REQ_IDS),
-    user_id=st.sampled_from(USERS),
-    target_user_id=st.sampled_from(USERS),
-    created_at=small,
-    updated_at=small,
-    amount=small,
-    retry_count=small,
-    error=st.sampled_from(["", "insufficient funds"]),
-    fingerprint=st.integers(0, 3).map(lambda bits: bits << 62),
-)
+
+
+def row_of(req_id: UUID, state: TransferState, retry_count: int, body: int) -> TransferRecord:
+    """Return a row of which all but its identifier follows from its version: rows of one version are the same row."""
+    drawn = random.Random(f"{state} {0 if state.is_terminal else retry_count} {body}")
+    return record(
+        0,
+        state.value,
+        req_id=req_id,
+        user_id=drawn.choice(USERS),
+        target_user_id=drawn.choice(USERS),
+        created_at=drawn.randrange(4),
+        updated_at=drawn.randrange(4),
+        amount=drawn.randrange(4),
+        retry_count=0 if state.is_terminal else retry_count,
+        error=drawn.choice(["", "insufficient funds"]),
+        fingerprint=body << 62,
+    )
+
+
+rows = st.builds(row_of, st.sampled_from(REQ_IDS), st.sampled_from(TransferState), small, small)
 places = st.tuples(st.sampled_from(SHARDS), small, small)
 operations = st.one_of(
     st.tuples(st.just("write"), st.lists(places, max_size=3), st.lists(rows, max_size=5)),
     st.tuples(st.just("write_concurrently"), st.lists(rows, max_size=8)),
     st.tuples(st.just("raise_mark"), st.sampled_from(SHARDS), small),
-    st.tuples(st.just("claim"), st.sampled_from(SHARDS), st.sampled_from("ab"), small),
-    st.tuples(st.just("raise_ceiling"), st.integers(0, 9), small),
+    st.tuples(st.just("claim"), st.sampled_from(SHARDS), small, st.booleans()),
+    st.tuples(st.just("raise_ceiling"), st.integers(0, 9), small, small),
+    st.tuples(st.just("release"), st.integers(0, 9)),
     st.tuples(st.just("reopen")),
 )
 
@@ -56,7 +66,7 @@ class Model:
         self.blobs: dict[tuple[int, int, int], bytes] = {}
         self.marks = dict.fromkeys(SHARDS, 0)
         self.lives: list[Life] = []
-        self.ceilings = dict.fromkeys(SHARDS, SNOWFLAKE_EPOCH_MS)
+        self.claims: dict[int, Claim] = {}
 
     def write(self, row: TransferRecord) -> None:
         stored = self.rows.get(row.req_id.int)
@@ -67,8 +77,9 @@ class Model:
         own = [row for row in self.rows.values() if user_id in (row.user_id, row.target_user_id)]
         return sorted(own, key=lambda row: (row.created_at, row.req_id.int), reverse=True)
 
-    def is_present(self, life: Life) -> bool:
-        return life.epoch == max(other.epoch for other in self.lives if other.node == life.node)
+    def claim_of(self, life: Life, *owners: str) -> Claim | None:
+        claim = self.claims[life.node]
+        return claim if claim.epoch == life.epoch and claim.owner in (life.owner, *owners) else None
 
 
 async def apply(store: RecordStore, model: Model, operation: tuple[Any, ...]) -> None:
@@ -80,43 +91,68 @@ async def apply(store: RecordStore, model: Model, operation: tuple[Any, ...]) ->
             for row in written:
                 model.write(row)
         case ("write_concurrently", written):
-            # In whatever order they land: of equal versions the first stays, so each is made the only one of its kind.
-            unique = {(row.req_id, row.version): row for row in written if not same_version(model, row)}
             async with trio.open_nursery() as nursery:
-                for row in unique.values():
+                for row in written:
                     nursery.start_soon(store.write, [], [row])
-            for row in unique.values():
+            for row in written:
                 model.write(row)
         case ("raise_mark", shard, bucket):
             await store.raise_low_water_mark(shard, bucket)
             model.marks[shard] = max(model.marks[shard], bucket)
-        case ("claim", node, owner, ms):
-            life = await store.claim(node, owner, ceiling_ms=SNOWFLAKE_EPOCH_MS + ms)
-            epoch = 1 + sum(other.node == node for other in model.lives)
-            assert life == Life(node=node, epoch=epoch, owner=owner, after_ms=model.ceilings[node])
-            model.lives.append(life)
-            model.ceilings[node] = max(model.ceilings[node], SNOWFLAKE_EPOCH_MS + ms)
-        case ("raise_ceiling", index, ms) if model.lives:
-            life = model.lives[index % len(model.lives)]
-            if model.is_present(life):
-                await store.raise_ceiling(life, SNOWFLAKE_EPOCH_MS + ms)
-                model.ceilings[life.node] = max(model.ceilings[life.node], SNOWFLAKE_EPOCH_MS + ms)
-            else:
+        case _:
+            await apply_to_claims(store, model, operation)
+
+
+async def apply_to_claims(store: RecordStore, model: Model, operation: tuple[Any, ...]) -> None:
+    match operation:
+        case ("claim", node, ms, is_stale):
+            former = model.claims.get(node)
+            owner = f"owner {len(model.lives)}"
+            if is_stale and former is not None:
+                stale = msgspec.structs.replace(former, beat=former.beat + 1)
                 with pytest.raises(ClaimLost):
-                    await store.raise_ceiling(life, SNOWFLAKE_EPOCH_MS + ms)
-
-
-def same_version(model: Model, row: TransferRecord) -> bool:
-    stored = model.rows.get(row.req_id.int)
-    return stored is not None and stored.version == row.version
+                    await store.claim(node, owner, former=stale, ceiling_ms=SNOWFLAKE_EPOCH_MS + ms)
+                return
+            life = await store.claim(node, owner, former=former, ceiling_ms=SNOWFLAKE_EPOCH_MS + ms)
+            epoch, after_ms = (0, SNOWFLAKE_EPOCH_MS) if former is None else (former.epoch, former.ceiling_ms)
+            assert life == Life(node=node, epoch=epoch + 1, owner=owner, after_ms=after_ms)
+            model.lives.append(life)
+            model.claims[node] = Claim(node, epoch + 1, owner, max(after_ms, SNOWFLAKE_EPOCH_MS + ms), 0)
+        case ("raise_ceiling", index, ms, beat) if model.lives:
+            life = model.lives[index % len(model.lives)]
+            claim = model.claim_of(life)
+            ceiling_ms = SNOWFLAKE_EPOCH_MS + ms
+            if claim is None:
+                with pytest.raises(ClaimLost):
+                    await store.raise_ceiling(life, ceiling_ms, beat=beat)
+                return
+            await store.raise_ceiling(life, ceiling_ms, beat=beat)
+            if beat > claim.beat:
+                ceiling_ms = max(ceiling_ms, claim.ceiling_ms)
+                model.claims[life.node] = msgspec.structs.replace(claim, ceiling_ms=ceiling_ms, beat=beat)
+        case ("release", index) if model.lives:
+            life = model.lives[index % len(model.lives)]
+            claim = model.claim_of(life, "")
+            if claim is None:
+                with pytest.raises(ClaimLost):
+                    await store.release(life)
+                return
+            await store.release(life)
+            model.claims[life.node] = msgspec.structs.replace(claim, owner="")
 
 
 async def check(store: RecordStore, model: Model, limit: int) -> None:
     assert await store.get_many([req_id.int for req_id in REQ_IDS]) == model.rows
-    scanned = await store.scan_records(after=0, limit=limit)
-    while page := await store.scan_records(after=scanned[-1].req_id.int, limit=limit) if scanned else []:
-        scanned += page
-    assert scanned == [model.rows[key] for key in sorted(model.rows)]
+    scanned: list[TransferRecord] = []
+    place: int | None = None
+    while True:
+        rows = await store.scan_records(position=place, limit=limit)
+        scanned += rows.records
+        place = rows.next_position
+        if place is None:
+            break
+    assert sorted(scanned, key=lambda row: row.req_id) == [model.rows[key] for key in sorted(model.rows)]
+    assert await store.claims() == [model.claims[node] for node in sorted(model.claims)]
     for user_id in USERS:
         listed: list[TransferRecord] = []
         position = None

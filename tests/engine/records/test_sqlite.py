@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from support.record_stores import record
 from transfer_engine.engine.records import sqlite_columns, sqlite_file, sqlite_rows
-from transfer_engine.engine.records.protocol import JournalBlob, RecordsDamaged, RecordsUnavailable
+from transfer_engine.engine.records.protocol import Claim, JournalBlob, RecordsDamaged, RecordsUnavailable
 from transfer_engine.engine.records.sqlite import open_sqlite_records
-from transfer_engine.schema.ids import issued_req_id
+from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS, issued_req_id
+
+LATER_MS = SNOWFLAKE_EPOCH_MS + 1_000_000
 
 
 @pytest.fixture
@@ -64,9 +66,23 @@ async def test_another_applications_database_is_refused(path: Path) -> None:
 async def test_a_later_schema_is_refused(path: Path) -> None:
     await fill(path, 1)
     change(path, f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION + 1}")
-    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 2, and this engine knows 1"):
+    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 3, and this engine knows 2"):
         async with open_sqlite_records(path):
             pass
+
+
+async def test_an_earlier_schema_is_brought_up_to_date(path: Path) -> None:
+    async with open_sqlite_records(path) as store:
+        life = await store.claim(3, "a", former=None, ceiling_ms=LATER_MS)
+        await store.write([], [record(1)])
+    change(path, "ALTER TABLE claims DROP COLUMN beat", "PRAGMA user_version = 1")
+    for _ in range(2):
+        async with open_sqlite_records(path) as store:
+            assert await store.get(issued_req_id(1)) == record(1)
+            assert await store.claims() == [Claim(3, 1, "a", LATER_MS, 0)]
+    async with open_sqlite_records(path) as store:
+        await store.raise_ceiling(life, LATER_MS, beat=1)
+        assert await store.claims() == [Claim(3, 1, "a", LATER_MS, 1)]
 
 
 async def test_a_missing_file_beside_its_wal_is_refused(path: Path) -> None:
@@ -102,7 +118,7 @@ async def test_pages_that_are_no_pages_are_damage(path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RecordsDamaged, match=r"records\.db is damaged"):
         async with open_sqlite_records(path) as store:
-            await store.scan_records(after=0, limit=10)
+            await store.scan_records(limit=10)
 
 
 async def test_a_missing_table_is_damage(path: Path) -> None:
@@ -110,7 +126,7 @@ async def test_a_missing_table_is_damage(path: Path) -> None:
     async with open_sqlite_records(path) as store:
         change(path, "DROP TABLE history_recent", "DROP TABLE claims")
         with pytest.raises(RecordsDamaged, match=r"records\.db lacks .*no such table: claims"):
-            await store.claim(1, "a", ceiling_ms=0)
+            await store.claim(1, "a", former=None, ceiling_ms=0)
         with pytest.raises(RecordsDamaged, match="no such table: history_recent"):
             await store.write([], [record(1)])
         with pytest.raises(RecordsDamaged, match="no such table: history_recent"):
@@ -128,11 +144,20 @@ async def test_an_unknown_state_is_never_guessed(path: Path) -> None:
         for read in (
             lambda: store.get(issued_req_id(1)),
             lambda: store.history(1, limit=9),
-            lambda: store.scan_records(after=0, limit=9),
+            lambda: store.scan_records(limit=9),
         ):
             with pytest.raises(RecordsDamaged, match=message):
                 await read()
         assert await store.get(issued_req_id(2)) == record(2)
+
+
+async def test_another_blob_in_a_blobs_place_is_a_fault_and_lands_nothing(path: Path) -> None:
+    async with open_sqlite_records(path) as store:
+        await store.write([JournalBlob(1, 1, 1, b"one")], [])
+        with pytest.raises(RecordsDamaged, match=r"\(1, 1, 1\)"):
+            await store.write([JournalBlob(1, 1, 2, b"two"), JournalBlob(1, 1, 1, b"another")], [record(1)])
+        assert [blob.body async for blob in store.read_journal(1, from_bucket=0)] == [b"one"]
+        assert await store.get(issued_req_id(1)) is None
 
 
 async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_done(path: Path) -> None:
@@ -143,7 +168,7 @@ async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_done(path: Pat
         store._writer.execute(f"PRAGMA max_page_count = {pages + 1}")
         with pytest.raises(RecordsUnavailable, match=r"records\.db: database or disk is full"):
             await store.write([JournalBlob(0, 0, 0, b"intents")], [record(number) for number in range(2, 500)])
-        assert await store.scan_records(after=0, limit=9) == [record(1)]
+        assert (await store.scan_records(limit=9)).records == [record(1)]
         assert [blob async for blob in store.read_journal(0, from_bucket=0)] == []
         store._writer.execute("PRAGMA max_page_count = 1000000")
         await store.write([], [record(2)])
@@ -165,7 +190,7 @@ async def test_a_file_held_by_another_process_is_unavailable(path: Path, foreign
         with pytest.raises(RecordsUnavailable, match="database is locked"):
             await store.write([], [record(1)])
         with pytest.raises(RecordsUnavailable, match="database is locked"):
-            await store.claim(1, "a", ceiling_ms=0)
+            await store.claim(1, "a", former=None, ceiling_ms=0)
         foreign_writer.execute("ROLLBACK")
         await store.write([], [record(1)])
 
@@ -177,7 +202,7 @@ async def test_reads_do_not_wait_for_a_writer(path: Path, foreign_writer: sqlite
         foreign_writer.execute("DELETE FROM transfers")
         assert await store.get(issued_req_id(1)) == record(1)
         assert len((await store.history(1, limit=9)).records) == 5
-        assert len(await store.scan_records(after=0, limit=9)) == 5
+        assert len((await store.scan_records(limit=9)).records) == 5
         assert await store.low_water_mark(1) == 0
         foreign_writer.execute("ROLLBACK")
 
@@ -189,7 +214,8 @@ async def test_rows_that_another_process_wrote_are_neither_lost_nor_doubled(path
             await second.write([], [record(number + 1), record(100 + number)])
     rows = [record(number) for number in [*range(20), *range(100, 120, 2)]]
     async with open_sqlite_records(path) as store:
-        assert await store.scan_records(after=0, limit=100) == rows
+        scanned = (await store.scan_records(limit=100)).records
+        assert sorted(scanned, key=lambda row: row.req_id) == rows
         assert (await store.history(1, limit=100)).records == rows[::-1]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM transfers").fetchone() == (len(rows),)
@@ -211,7 +237,7 @@ async def test_a_call_that_can_not_be_written_fails_alone(path: Path) -> None:
             nursery.start_soon(fail)
             for number in range(6, 10):
                 nursery.start_soon(store.write, [], [record(number)])
-        assert len(await store.scan_records(after=0, limit=100)) == 9
+        assert len((await store.scan_records(limit=100)).records) == 9
 
 
 async def test_a_write_that_was_cancelled_before_its_turn_never_lands(path: Path) -> None:
@@ -228,9 +254,22 @@ async def test_a_write_that_was_cancelled_before_its_turn_never_lands(path: Path
                 await store.write([], [record(3)])
             foreign.execute("ROLLBACK")
             await store.write([], [record(4)])
-            assert [row.req_id for row in await store.scan_records(after=0, limit=9)] == [
+            assert [row.req_id for row in (await store.scan_records(limit=9)).records] == [
                 record(number).req_id for number in (1, 4)
             ]
+
+
+async def test_a_cancelled_write_lands_whole_or_not_at_all(path: Path) -> None:
+    async with open_sqlite_records(path) as store, trio.open_nursery() as nursery:
+        for number in range(0, 40, 2):
+            nursery.start_soon(store.write, [], [record(number), record(number + 1)])
+        await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    async with open_sqlite_records(path) as store:
+        landed = {row.req_id for row in (await store.scan_records(limit=100)).records}
+        assert all(
+            (record(number).req_id in landed) == (record(number + 1).req_id in landed) for number in range(0, 40, 2)
+        )
 
 
 async def cancel_when_blocked(scope: trio.CancelScope) -> None:
@@ -247,7 +286,7 @@ async def test_calls_that_wait_share_a_commit(path: Path) -> None:
             for number in range(1, 51):
                 nursery.start_soon(store.write, [], [record(number)])
         assert len(commits) == 1
-        assert len(await store.scan_records(after=0, limit=100)) == 51
+        assert len((await store.scan_records(limit=100)).records) == 51
 
 
 async def test_a_closed_store_says_so(path: Path) -> None:
@@ -258,7 +297,7 @@ async def test_a_closed_store_says_so(path: Path) -> None:
     with pytest.raises(trio.ClosedResourceError):
         await store.get(issued_req_id(1))
     with pytest.raises(trio.ClosedResourceError):
-        await store.claim(1, "a", ceiling_ms=0)
+        await store.claim(1, "a", former=None, ceiling_ms=0)
     assert not path.with_name("records.db-wal").exists()
 
 
@@ -269,7 +308,7 @@ async def test_closing_waits_for_what_is_under_way(path: Path) -> None:
         for _ in range(3):
             await trio.lowlevel.checkpoint()
     async with open_sqlite_records(path) as store:
-        assert len(await store.scan_records(after=0, limit=5_000)) == 2_000
+        assert len((await store.scan_records(limit=5_000)).records) == 2_000
 
 
 # Rows

@@ -75,5 +75,3 @@ def test_every_id_is_here_or_merged_and_the_mark_never_passes_one(
         assert len(ids) == len(waiting) <= max(ids_most, *(each for _, each in work))
         assert all(ids.number_of(key) == its_number for key, its_number in waiting.items())
         assert all(ids.number_of(key) is None for key in merged)
-        middle = bytes([0x80] + [0] * 15)
-        assert ids.after(middle, 3) == sorted(entry for entry in waiting.items() if entry[0] > middle)[:3]
