@@ -7,7 +7,7 @@ Embedders start here::
 """
 
 from transfer_engine.engine.assembly import open_engine
-from transfer_engine.engine.backends import DataDirUnusable, Opening
+from transfer_engine.engine.backends import DataDirUnusable, Opening, open_backends
 from transfer_engine.engine.engine import Engine, EngineStatistics
 from transfer_engine.engine.garbage import tune_garbage_collection
 from transfer_engine.engine.outcomes import (
@@ -58,6 +58,7 @@ __all__ = [
     "TransferRecord",
     "TransferState",
     "TransferStatus",
+    "open_backends",
     "open_engine",
     "tune_garbage_collection",
 ]
