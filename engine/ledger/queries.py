@@ -22,7 +22,6 @@ from tigerbeetle import (
 from transfer_engine.engine.ledger.book import AccountState, TransferState
 from transfer_engine.engine.ledger.columns import from_wide, to_id, to_wide
 from transfer_engine.engine.ledger.flags import HISTORY, TIMESTAMP_MAX, U128_MAX
-from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX
 from transfer_engine.engine.ledger.recent_ids import RecentIds
 from transfer_engine.engine.ledger.storage import (
     ACCOUNT_COLUMNS,
@@ -35,6 +34,7 @@ from transfer_engine.engine.ledger.storage import (
     load_transfers,
     transfer_from_row,
 )
+from transfer_engine.engine.ledger.wire import require_limit_fits
 
 _DEBITS: Final = 1
 _CREDITS: Final = 2
@@ -256,8 +256,7 @@ def _window(one: QueryFilter | AccountFilter, reversed_flag: int, flags_known: i
     lowest, highest = one.timestamp_min, one.timestamp_max
     if max(lowest, highest) > TIMESTAMP_MAX or (highest and lowest > highest) or not one.limit or flags & ~flags_known:
         return None
-    if one.limit > BATCH_EVENTS_MAX:
-        raise ValueError(f"limit: {one.limit} results do not fit one reply; ask for at most {BATCH_EVENTS_MAX}")
+    require_limit_fits(one.limit)
     return lowest or 1, highest or TIMESTAMP_MAX, "DESC" if flags & reversed_flag else ""
 
 

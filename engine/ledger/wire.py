@@ -6,7 +6,7 @@ These are mistakes of the caller, so they raise; a batch with one of them is not
 from collections.abc import Sequence
 from typing import Final
 
-from tigerbeetle import Account, AccountFlags, Transfer, TransferFlags
+from tigerbeetle import Account, AccountFilter, AccountFlags, QueryFilter, Transfer, TransferFlags
 
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX
 
@@ -33,10 +33,23 @@ _BITS: Final = {
     "timestamp": 64,
 }
 
+_FILTER_BITS: Final = {
+    "account_id": 128,
+    "user_data_128": 128,
+    "user_data_64": 64,
+    "user_data_32": 32,
+    "ledger": 32,
+    "code": 16,
+    "timestamp_min": 64,
+    "timestamp_max": 64,
+    "limit": 32,
+    "flags": 32,
+}
+
 
 def require_transfers_fit(transfers: Sequence[Transfer]) -> None:
     """Raise ``ValueError`` or ``TypeError``, naming the event and the field, unless the batch can be sent."""
-    _require_batch_fits(len(transfers))
+    require_batch_fits(len(transfers))
     index = 0
     try:
         for index, one in enumerate(transfers):  # the index is named in the error
@@ -60,9 +73,9 @@ def require_transfers_fit(transfers: Sequence[Transfer]) -> None:
                 >> 64
                 or type(one.flags) is not TransferFlags
             ):
-                _require_fields_fit("transfers", index, one)
+                require_fields_fit("transfers", index, one)
     except TypeError:
-        _require_fields_fit("transfers", index, transfers[index])
+        require_fields_fit("transfers", index, transfers[index])
         raise
     if transfers and int(transfers[0].flags) & _IMPORTED_TRANSFER:
         raise _import_error("transfers")
@@ -70,24 +83,22 @@ def require_transfers_fit(transfers: Sequence[Transfer]) -> None:
 
 def require_accounts_fit(accounts: Sequence[Account]) -> None:
     """Raise ``ValueError`` or ``TypeError``, naming the event and the field, unless the batch can be sent."""
-    _require_batch_fits(len(accounts))
+    require_batch_fits(len(accounts))
     for index, one in enumerate(accounts):
-        _require_fields_fit("accounts", index, one)
+        require_fields_fit("accounts", index, one)
     if accounts and int(accounts[0].flags) & _IMPORTED_ACCOUNT:
         raise _import_error("accounts")
 
 
 def require_ids_fit(ids: Sequence[int]) -> None:
     """Raise ``ValueError`` unless the ids can be looked up in one request."""
-    _require_batch_fits(len(ids))
+    require_batch_fits(len(ids))
     for index, one in enumerate(ids):
-        if not isinstance(one, int):
-            raise TypeError(f"ids[{index}] is {one!r}; give an integer")
-        if one < 0 or one >> 128:
-            raise ValueError(f"ids[{index}] is {one}; give an unsigned number of at most 128 bits")
+        _require_number_fits(f"ids[{index}]", one, 128)
 
 
-def _require_batch_fits(count: int) -> None:
+def require_batch_fits(count: int) -> None:
+    """Raise ``ValueError`` unless so many events fit one request."""
     if count > BATCH_EVENTS_MAX:
         raise ValueError(f"{count} events do not fit one request; send at most {BATCH_EVENTS_MAX}")
 
@@ -97,10 +108,27 @@ def _import_error(batch: str) -> ValueError:
     return ValueError(f"{batch}[0].flags: the embedded ledger does not import past events; leave out `imported`")
 
 
-def _require_fields_fit(batch: str, index: int, event: Account | Transfer) -> None:
+def require_fields_fit(batch: str, index: int, event: Account | Transfer) -> None:
+    """Raise ``ValueError`` or ``TypeError``, naming the event and the field, unless every number fits its field."""
     for field, bits in _BITS.items():
-        value = getattr(event, field, 0)
-        if not isinstance(value, int):
-            raise TypeError(f"{batch}[{index}].{field} is {value!r}; give an integer")
-        if value < 0 or value >> bits:
-            raise ValueError(f"{batch}[{index}].{field} is {value}; give an unsigned number of at most {bits} bits")
+        _require_number_fits(f"{batch}[{index}].{field}", getattr(event, field, 0), bits)
+
+
+def require_filter_fits(one: AccountFilter | QueryFilter) -> None:
+    """Raise ``ValueError`` or ``TypeError``, naming the field, unless every number fits and the reply can hold all."""
+    for field, bits in _FILTER_BITS.items():
+        _require_number_fits(f"filter.{field}", getattr(one, field, 0), bits)
+    require_limit_fits(one.limit)
+
+
+def require_limit_fits(limit: int) -> None:
+    """Raise ``ValueError`` unless so many results fit one reply."""
+    if limit > BATCH_EVENTS_MAX:
+        raise ValueError(f"limit: {limit} results do not fit one reply; ask for at most {BATCH_EVENTS_MAX}")
+
+
+def _require_number_fits(name: str, value: object, bits: int) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; give an integer")
+    if value < 0 or value >> bits:
+        raise ValueError(f"{name} is {value}; give an unsigned number of at most {bits} bits")

@@ -2,19 +2,19 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import tigerbeetle as tb
 import trio
 
 from support.inline_ledger import InlineLedger
 from support.ledger_books import Books
-from support.tigerbeetle_server import ThreadedTigerBeetle, find_binary, running_server
+from support.tigerbeetle_server import find_binary, running_server
 from transfer_engine.engine.ledger.embedded import open_embedded_ledger
 from transfer_engine.engine.ledger.protocol import Ledger
+from transfer_engine.engine.ledger.tigerbeetle_client import TigerBeetleLedger, open_tigerbeetle_ledger
 
 
 @dataclass
@@ -67,8 +67,12 @@ async def _tigerbeetle(address: str) -> AsyncIterator[Backend]:
         # The server has its own clock, and looks for expired holds now and then.
         await trio.sleep(seconds + 1)
 
-    with closing(tb.ClientSync(0, address)) as client, closing(tb.ClientSync(0, address)) as other:
-        yield Backend(ThreadedTigerBeetle(client), ThreadedTigerBeetle(other), pass_time)
+    async with _tigerbeetle_session(address) as ledger, _tigerbeetle_session(address) as other:
+        yield Backend(ledger, other, pass_time)
+
+
+def _tigerbeetle_session(address: str) -> AbstractAsyncContextManager[TigerBeetleLedger]:
+    return open_tigerbeetle_ledger(cluster_id=0, addresses=[address], timeout_ms=30_000)
 
 
 @pytest.fixture(params=["embedded", "inline", "tigerbeetle"])
