@@ -9,7 +9,7 @@ all rows: a lower version never replaces a higher one.
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Final, TypeVar
+from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -29,13 +29,14 @@ USERS_TRIED_MOST: Final = 100_000
 """Users that are tried for a transfer between cores, whose accounts are everybody's: some 0.3 s each such transfer."""
 
 ATTEMPTS_MOST: Final = 10
-"""Of one question to a backend that does not answer: about a minute. Then the run ends, and may be run again."""
+"""Of one question to a backend that does not answer: for up to a minute. Then the run ends, and may be run again."""
 
 _ROWS_IN_WRITE_MOST: Final = 500
 _NS_IN_MS: Final = 1_000_000
 _MENDABLE: Final = frozenset({Difference.MISSING_ROW, Difference.UNFINISHED_ROW})
 _END_OF_TIME_MS: Final = (1 << 63) - 1
 
+Asked = ParamSpec("Asked")
 Result = TypeVar("Result")
 
 
@@ -106,7 +107,7 @@ async def rebuild_records(
         progress: told how far it is, now and then.
 
     Raises:
-        LedgerUnavailable, RecordsUnavailable: a backend did not answer for about a minute.
+        LedgerUnavailable, RecordsUnavailable: a backend did not answer, asked again and again.
         RecordsDamaged: a row or a blob can't be understood.
     """
     work = _Rebuilding(ledger, records, rules, write=write, examples_most=examples_most, progress=progress)
@@ -133,7 +134,7 @@ class _Rebuilding:
         self._write = write
         self._examples_most = examples_most
         self._progress = progress
-        self._backoff = Backoff()
+        self._backoff = Backoff(first_ms=1_000)
         self._unsettled: set[int] = set()
         self._users: list[int] | None = None
         self._found: Counter[Difference] = Counter()
@@ -149,31 +150,36 @@ class _Rebuilding:
         """
         self._progress(Progress("journals", None))
         for claim in await self._patiently(self._records.claims):
-            mark = await self._patiently(lambda node=claim.node: self._records.low_water_mark(node))  # type: ignore[misc]
-            async with aclosing(self._records.read_journal(claim.node, from_bucket=mark)) as blobs:
-                async for blob in blobs:
-                    try:
-                        intents = decode_intents(blob.body)
-                    except msgspec.MsgspecError as error:
-                        raise RecordsDamaged(f"a journal blob of shard {blob.shard} is damaged: {error}") from error
-                    req_ids = [int.from_bytes(intent.req_id) for intent in intents]
-                    rows = await self._patiently(lambda req_ids=req_ids: self._records.get_many(req_ids))  # type: ignore[misc]
-                    self._unsettled |= {
-                        req_id for req_id in req_ids if req_id not in rows or not rows[req_id].state.is_terminal
-                    }
+            await self._patiently(self._read_shard, claim.node)
+
+    async def _read_shard(self, shard: int) -> None:
+        mark = await self._records.low_water_mark(shard)
+        async with aclosing(self._records.read_journal(shard, from_bucket=mark)) as blobs:
+            async for blob in blobs:
+                try:
+                    intents = decode_intents(blob.body)
+                except msgspec.MsgspecError as error:
+                    raise RecordsDamaged(
+                        f"journal blob (shard {blob.shard}, bucket {blob.bucket}, sequence {blob.sequence}) "
+                        f"is damaged: {error}"
+                    ) from error
+                req_ids = [int.from_bytes(intent.req_id) for intent in intents]
+                rows = await self._records.get_many(req_ids)
+                self._unsettled |= {
+                    req_id for req_id in req_ids if req_id not in rows or not rows[req_id].state.is_terminal
+                }
 
     async def follow_ledger(self, now_ms: int, margin_ms: int | None) -> None:
         """Compare every transfer of the ledger, up to the margin, with its row."""
         until_ms = _END_OF_TIME_MS if margin_ms is None else now_ms - margin_ms
         to_ns = 0 if margin_ms is None else until_ms * _NS_IN_MS
         from_ns = first_ns = 0
-        while page := await self._patiently(
-            lambda: self._comparison.ledger_page(from_ns=from_ns, to_ns=to_ns, limit=BATCH_EVENTS_MAX)
-        ):
+        read, compare = self._comparison.ledger_page, self._comparison.compare_page
+        while page := await self._patiently(read, from_ns=from_ns, to_ns=to_ns, limit=BATCH_EVENTS_MAX):
             first_ns = first_ns or page[0].timestamp
             from_ns = page[-1].timestamp + 1
             self._ledger_transfers += len(page)
-            report = await self._patiently(lambda page=page: self._comparison.compare_page(page, until_ms=until_ms))  # type: ignore[misc]
+            report = await self._patiently(compare, page, until_ms=until_ms)
             self._compared += report.compared
             for stranger in report.strangers:
                 self._note(stranger)
@@ -185,8 +191,8 @@ class _Rebuilding:
         """Find the rows that say more than the ledger."""
         position: int | None = None
         while True:
-            page = await self._patiently(lambda: self._records.scan_records(position=position, limit=PAGE_RECORDS_MOST))
-            for mismatch in await self._patiently(lambda rows=page.records: self._comparison.compare_rows(rows)):  # type: ignore[misc]
+            page = await self._patiently(self._records.scan_records, position=position, limit=PAGE_RECORDS_MOST)
+            for mismatch in await self._patiently(self._comparison.compare_rows, page.records):
                 self._note(mismatch)
             self._rows += len(page.records)
             position = page.next_position
@@ -245,11 +251,9 @@ class _Rebuilding:
         rows = [row for row, _ in to_write.values()]
         for start in range(0, len(rows), _ROWS_IN_WRITE_MOST):
             part = rows[start : start + _ROWS_IN_WRITE_MOST]
-            await self._patiently(lambda part=part: self._records.write([], part))  # type: ignore[misc]
+            await self._patiently(self._records.write, [], part)
             req_ids = [row.req_id.int for row in part]
-            for case in await self._patiently(
-                lambda req_ids=req_ids: self._comparison.compare_again(req_ids, until_ms=until_ms)  # type: ignore[misc]
-            ):
+            for case in await self._patiently(self._comparison.compare_again, req_ids, until_ms=until_ms):
                 for mismatch in case.mismatches:
                     self._left[mismatch.difference] += 1
                     self._keep(mismatch)
@@ -281,14 +285,16 @@ class _Rebuilding:
         if len(kept) < self._examples_most:
             kept.append(mismatch)
 
-    async def _patiently(self, ask: Callable[[], Awaitable[Result]]) -> Result:
+    async def _patiently(
+        self, ask: Callable[Asked, Awaitable[Result]], *arguments: Asked.args, **options: Asked.kwargs
+    ) -> Result:
         """Ask again where a backend does not answer; all questions, and the writes, change nothing when repeated."""
         for attempt in range(1, ATTEMPTS_MOST):
             try:
-                return await ask()
+                return await ask(*arguments, **options)
             except (LedgerUnavailable, RecordsUnavailable):
                 await self._backoff.sleep(attempt)
-        return await ask()
+        return await ask(*arguments, **options)
 
 
 def _by_name(counts: Counter[Difference]) -> dict[str, int]:

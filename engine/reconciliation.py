@@ -17,7 +17,7 @@ from tigerbeetle import Transfer, TransferFlags
 
 from transfer_engine.engine.legs import TOMBSTONE_CODE, TRANSFER_CODE, owner_of
 from transfer_engine.engine.services.registry import Service, ServiceKind, ServiceRegistry
-from transfer_engine.schema.ids import HOLD, LEG_MAX, is_req_id
+from transfer_engine.schema.ids import HOLD, LEG_MAX, POSTS, VOIDS, is_req_id
 from transfer_engine.schema.transfers import TransferRecord, TransferState, body_fingerprint
 
 _PENDING: Final = int(TransferFlags.PENDING)
@@ -172,8 +172,8 @@ def compare(legs: Legs, row: TransferRecord | None, rules: Rules, *, until_ms: i
     if state is not None:
         yield Mismatch(state[0], uuid, state[1])
     elif row is not None and row.state.is_terminal and end is not None:
-        if (row.created_at, row.updated_at) != (legs.created_at_ms, legs.ended_at_ms):
-            said, true = (row.created_at, row.updated_at), (legs.created_at_ms, legs.ended_at_ms)
+        said, true = (row.created_at, row.updated_at), (legs.created_at_ms, legs.ended_at_ms)
+        if said != true:
             yield Mismatch(Difference.OTHER_TIMES, uuid, f"its row says {said}, the ledger {true} (Unix ms)")
 
 
@@ -238,11 +238,7 @@ def legs_of_row(row: TransferRecord) -> list[int]:
     if row.state is TransferState.FAILED:
         return []
     if row.state is TransferState.COMMITTED:
-        return [req_id | leg for leg in _POST_LEGS]
+        return [req_id | leg for leg in POSTS]
     if row.state is TransferState.ROLLED_BACK:
-        return [req_id | leg for leg in _VOID_LEGS]
+        return [req_id | leg for leg in VOIDS]
     return [req_id | HOLD]
-
-
-_POST_LEGS: Final = range(2, LEG_MAX + 1, 2)
-_VOID_LEGS: Final = range(3, LEG_MAX + 1, 2)
