@@ -1,14 +1,31 @@
 """`python -m transfer_engine.benchmarks`: the engine against its floors, in one run."""
 
 import sys
+from typing import Any
 
 import click
 import trio
 
 from transfer_engine.benchmarks.http_door import run_http
-from transfer_engine.benchmarks.in_process import check_books, run_in_process, sqlite_floor
+from transfer_engine.benchmarks.in_process import HALF, Plan, run_in_process
+from transfer_engine.benchmarks.loops import Arrivals
 from transfer_engine.benchmarks.memory import run_memory
+from transfer_engine.benchmarks.report import machine_line, run_lines
+from transfer_engine.benchmarks.targets import target, target_options
 from transfer_engine.engine import tune_garbage_collection
+
+
+def _rate(_: click.Context, parameter: click.Parameter, value: str) -> float | str | None:
+    """Read a number above zero, ``half``, or ``none``."""
+    if value in {HALF, "none"}:
+        return HALF if value == HALF else None
+    try:
+        rate = float(value)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise click.BadParameter(f"{value} is no rate: give a number above 0, half or none", param=parameter)
+    return rate
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,31 +33,63 @@ from transfer_engine.engine import tune_garbage_collection
 def main(context: click.Context) -> None:
     """Measure the engine; without a command: in process, then over HTTP, both briefly."""
     if context.invoked_subcommand is None:
-        context.invoke(in_process, transfers=40_000, users=1_000, in_flight=2_000, keyed=False)
+        _measure_in_process(Plan(), {})
         context.invoke(http, connections=32, seconds=4, rounds=2)
 
 
 @main.command("in-process")
+@target_options
 @click.option("--transfers", default=100_000, show_default=True, help="Transfers in each loop.")
-@click.option("--users", default=1_000, show_default=True)
-@click.option("--in-flight", default=2_000, show_default=True, help="Transfers under way at a time.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="Length of each loop, instead of --transfers.")
+@click.option("--users", default=1_000, show_default=True, type=click.IntRange(min=1))
+@click.option("--in-flight", default=2_000, show_default=True, help="Transfers under way at a time, at most.")
 @click.option("--keyed/--issued", default=False, help="Name each transfer by a key of its own.")
-def in_process(transfers: int, users: int, in_flight: int, keyed: bool) -> None:
-    """Transfers/s in process: many users, one hot user, against SQLite's own floor."""
-    tune_garbage_collection()
-    floor = sqlite_floor()
-    print(f"SQLite floor: {floor:,.0f} ledger events/s in groups of 1,000 (two events a transfer)")
-    results, report = trio.run(
-        lambda: run_in_process(transfers=transfers, users=users, in_flight=in_flight, keyed=keyed)
+@click.option(
+    "--rate",
+    default=HALF,
+    show_default=True,
+    callback=_rate,
+    help="Of the open loop: arrivals a second, half of what the closed loop reached, or none.",
+)
+@click.option("--arrivals", default="poisson", show_default=True, type=click.Choice(["poisson", "even"]))
+@click.option("--hot/--no-hot", default=True, help="Also load one hot user.")
+@click.option("--floors/--no-floors", default=True, help="Also measure the floors.")
+def in_process(
+    transfers: int,
+    seconds: float | None,
+    users: int,
+    in_flight: int,
+    keyed: bool,
+    rate: float | str | None,
+    arrivals: Arrivals,
+    hot: bool,
+    floors: bool,
+    **chosen: Any,
+) -> None:
+    """Transfers/s in process: many users, an open loop, one hot user, against the backends' own floors."""
+    plan = Plan(
+        transfers=transfers,
+        seconds=seconds,
+        users=users,
+        in_flight=in_flight,
+        keyed=keyed,
+        rate=rate,
+        arrivals=arrivals,
+        hot=hot,
+        floors=floors,
     )
-    for result in results:
-        print(
-            f"{result.name:>12}: {result.rate:8,.0f} transfers/s  {result.rate * 2 / floor:5.2f} of the floor  "
-            f"{result.cpu_us:5.0f} µs CPU each  p50 {result.p50_ms:.0f} ms  p99 {result.p99_ms:.0f} ms  "
-            f"{result.outcomes}  {result.rss_mib:.0f} MiB"
-        )
-    print(f"hot user / {users} users: {results[1].rate / results[0].rate:.2f}")
-    check_books(report)
+    _measure_in_process(plan, chosen)
+
+
+def _measure_in_process(plan: Plan, chosen: dict[str, Any]) -> None:
+    print(machine_line(), flush=True)
+    with target(**chosen) as measured:
+        tune_garbage_collection()
+        run = trio.run(run_in_process, plan, measured)
+    for line in run_lines(run, measured):
+        print(line)
+    if run.books.wrong:
+        sys.exit("the books don't hold: this is no run")
 
 
 @main.command()

@@ -1,173 +1,194 @@
-"""The engine in process: closed loops of transfers, against SQLite's own floor in the same run."""
+"""The engine in process: many users, one hot user, an open loop; then its books; then the floors, all in one run."""
 
-import os
-import resource
-import sqlite3
 import tempfile
-import time
-from collections import Counter
 from pathlib import Path
+from typing import Final
 
 import msgspec
-import trio
 
-from transfer_engine.engine import Engine, Settings, open_engine
-from transfer_engine.engine.audit import AuditReport
+from transfer_engine.benchmarks.books import Holdings, are_empty, holdings, moved_wrongly, rows_wrong
+from transfer_engine.benchmarks.floors import (
+    GROUP,
+    Floor,
+    Supply,
+    ledger_floor,
+    open_floor_accounts,
+    pair_floor,
+    records_floor,
+    sqlite_floor,
+)
+from transfer_engine.benchmarks.loops import Arrivals, Load, Loop, closed_loop, fund, open_loop
+from transfer_engine.benchmarks.targets import Target
+from transfer_engine.engine import Engine, Settings
+from transfer_engine.engine.assembly import engine_on
+from transfer_engine.engine.backends import open_backends
+from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
+from transfer_engine.engine.records.protocol import RecordStore
+from transfer_engine.engine.services.registry import ServiceRegistry
 
-AMOUNT = 1
-ASSET_ID = 1
-DEADLINE_MS = 60_000
-"""The engine's own deadline in these runs: what is measured is the outcome, not how long callers wait."""
-
-
-class Result(msgspec.Struct, frozen=True):
-    """One run. Rates are transfers a second, CPU is of this process in µs a transfer, latencies are in ms."""
-
-    name: str
-    transfers: int
-    seconds: float
-    rate: float
-    cpu_us: float
-    p50_ms: float
-    p99_ms: float
-    outcomes: dict[str, int]
-    rss_mib: float
-
-
-def rss_mib() -> float:
-    """Return the memory that this process has resident now, in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
-    if pages:
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+FUNDS: Final = 10**15
+"""What each user is given: more than any run moves."""
+HALF: Final = "half"
+_WARM_UP: Final = 10
+"""A tenth of the transfers comes first, unmeasured."""
 
 
-async def fund(engine: Engine, users: range, amount: int) -> None:
-    """Credit every user's funding account, a thousand at a time."""
-    left = iter(users)
+class Plan(msgspec.Struct, frozen=True):
+    """What is to be run. ``seconds`` is the length of each loop; without it each sends ``transfers``."""
 
-    async def client() -> None:
-        for user_id in left:
-            await engine.credit(user_id=user_id, account="funding", asset_id=ASSET_ID, amount=amount)
+    transfers: int = 40_000
+    seconds: float | None = None
+    users: int = 1_000
+    in_flight: int = 2_000
+    keyed: bool = False
+    hot: bool = True
+    floors: bool = True
+    rate: float | str | None = HALF
+    """Of the open loop: arrivals a second, or half of what the closed loop reached; None: no open loop."""
+    arrivals: Arrivals = "poisson"
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(1_000):
-            nursery.start_soon(client)
+
+class Floors(msgspec.Struct, frozen=True):
+    """What the backends do without an engine. Events a second of the ledger, rows of the records, transfers of both."""
+
+    ledger_full: Floor
+    """In batches as large as a request takes."""
+    ledger_group: Floor
+    """In batches of as many transfers as one group."""
+    records: Floor
+    pair: Floor
+    sqlite: float | None
+    """Events a second of bare SQLite, where the ledger is embedded."""
 
 
-async def closed_loop(
-    engine: Engine, *, name: str, users: range, in_flight: int, transfers: int, keyed: bool = False
-) -> Result:
-    """Send ``transfers`` from funding to trading with ``in_flight`` of them under way, users in turn."""
-    latencies: list[float] = []
-    outcomes: Counter[str] = Counter()
-    left = transfers
-    count = len(users)
-    run = f"{time.time_ns()}"
+class BooksCheck(msgspec.Struct, frozen=True):
+    """What was found wrong with the books, and how it was looked for."""
 
-    async def client(number: int) -> None:
-        nonlocal left
-        turn = number
-        while left > 0:
-            left -= 1
-            key = f"{run}-{left}" if keyed else None
-            began = time.perf_counter()
-            outcome = await engine.transfer(
-                source="funding",
-                target="trading",
-                user_id=users[turn % count],
-                asset_id=ASSET_ID,
-                amount=AMOUNT,
-                idempotency_key=key,
+    how: str
+    wrong: list[str]
+
+
+class Run(msgspec.Struct, frozen=True):
+    """All that one run measured."""
+
+    loops: list[Loop]
+    books: BooksCheck
+    floors: Floors | None
+
+
+async def run_in_process(plan: Plan, target: Target) -> Run:
+    """Run the loops on an engine of its own, check its books, measure the floors.
+
+    Raises:
+        whatever :func:`transfer_engine.engine.backends.open_backends` raises.
+    """
+    settings = target.settings
+    async with open_backends(settings) as (registry, ledger, records):
+        is_audited = await are_empty(ledger, records)
+        everyone = range(1, plan.users + 1)
+        async with engine_on(settings, registry, ledger, records) as engine:
+            await fund(engine, everyone, FUNDS)
+            before = await holdings(ledger, registry, everyone)
+            loads, loops = await _loops(plan, engine, target, everyone)
+            check = await _check(
+                engine, registry, ledger, records, before=before, loads=loads, users=everyone, is_audited=is_audited
             )
-            latencies.append(time.perf_counter() - began)
-            outcomes[outcome.status.value] += 1
-            turn += in_flight
+        floors = None
+        if plan.floors and settings.ledger == "tigerbeetle" and settings.records == "cassandra":
+            floors = await _floors(settings, ledger, records, plan.in_flight)
+    if plan.floors and floors is None:
+        with tempfile.TemporaryDirectory(prefix="benchmark-floors-") as folder:
+            apart = settings.model_copy(update={"data_dir": Path(folder)})
+            async with open_backends(apart) as (_, ledger, records):
+                floors = await _floors(apart, ledger, records, plan.in_flight)
+    return Run(loops=loops, books=check, floors=floors)
 
-    cpu = time.process_time()
-    began = time.perf_counter()
-    async with trio.open_nursery() as nursery:
-        for number in range(in_flight):
-            nursery.start_soon(client, number)
-    seconds = time.perf_counter() - began
-    cpu = time.process_time() - cpu
-    latencies.sort()
-    return Result(
-        name=name,
-        transfers=transfers,
-        seconds=seconds,
-        rate=transfers / seconds,
-        cpu_us=cpu / transfers * 1e6,
-        p50_ms=latencies[len(latencies) // 2] * 1e3,
-        p99_ms=latencies[len(latencies) * 99 // 100] * 1e3,
-        outcomes=dict(outcomes),
-        rss_mib=rss_mib(),
+
+async def _loops(plan: Plan, engine: Engine, target: Target, everyone: range) -> tuple[list[Load], list[Loop]]:
+    loads = [warm_up := Load(engine, everyone)]
+    await warm_up.in_flight(plan.in_flight, transfers=plan.transfers // _WARM_UP, seconds=None)
+
+    def load(users: range) -> Load:
+        loads.append(Load(engine, users, keyed=plan.keyed))
+        return loads[-1]
+
+    many = await closed_loop(
+        load(everyone),
+        engine,
+        name=f"{plan.users} users",
+        in_flight=plan.in_flight,
+        transfers=plan.transfers,
+        seconds=plan.seconds,
+        servers=target.servers,
+    )
+    loops = [many]
+    if plan.rate is not None:
+        rate = many.rate / 2 if isinstance(plan.rate, str) else plan.rate
+        loops.append(
+            await open_loop(
+                load(everyone),
+                engine,
+                name=f"open loop, {plan.arrivals}",
+                rate=rate,
+                transfers=plan.transfers,
+                seconds=plan.seconds,
+                arrivals=plan.arrivals,
+                callers=plan.in_flight,
+                servers=target.servers,
+            )
+        )
+    if plan.hot:
+        loops.append(
+            await closed_loop(
+                load(range(1, 2)),
+                engine,
+                name="one hot user",
+                in_flight=min(plan.in_flight, engine.settings.mailbox_capacity),
+                transfers=plan.transfers,
+                seconds=plan.seconds,
+                servers=target.servers,
+            )
+        )
+    return loads, loops
+
+
+async def _check(
+    engine: Engine,
+    registry: ServiceRegistry,
+    ledger: Ledger,
+    records: RecordStore,
+    *,
+    before: Holdings,
+    loads: list[Load],
+    users: range,
+    is_audited: bool,
+) -> BooksCheck:
+    """Check what the run moved; audit all books where all of them are its own."""
+    committed = sum(load.outcomes["committed"] for load in loads)
+    others = sum(load.outcomes.total() for load in loads) - committed
+    wrong = []
+    if not others:  # else what a client was not told the end of may have moved as well
+        wrong += moved_wrongly(before, await holdings(ledger, registry, users), committed)
+    wrong += await rows_wrong(records, [req_id for load in loads for req_id in load.committed])
+    if not is_audited:
+        return BooksCheck(how=f"balances of {len(users):,} users, and every tenth row", wrong=wrong)
+    report = await engine.audit()
+    wrong += [f"{finding.invariant}: {finding.what}" for finding in report.findings]
+    return BooksCheck(
+        how=f"audit (I1, I2, I3, I7) of {report.ledger_transfers:,} ledger transfers and {report.records:,} rows",
+        wrong=wrong,
     )
 
 
-def sqlite_floor(events: int = 40_000, group: int = 1_000) -> float:
-    """Return how many ledger events a second bare SQLite does: three statements each, WAL, full sync, in groups."""
-    with tempfile.TemporaryDirectory() as folder:
-        connection = sqlite3.connect(Path(folder) / "floor.db", isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(
-            "CREATE TABLE transfers(id BLOB PRIMARY KEY, debit INT, credit INT, amount INT) WITHOUT ROWID"
-        )
-        connection.execute("CREATE TABLE accounts(id INTEGER PRIMARY KEY, debits INT, credits INT)")
-        connection.executemany("INSERT INTO accounts VALUES (?, 0, 0)", [(number,) for number in range(2_000)])
-        began = time.perf_counter()
-        for start in range(0, events, group):
-            connection.execute("BEGIN IMMEDIATE")
-            for number in range(start, start + group):
-                debit, credit = number % 1_000, 1_000 + number % 1_000
-                connection.execute("INSERT INTO transfers VALUES (?, ?, ?, 1)", (number.to_bytes(16), debit, credit))
-                connection.execute("UPDATE accounts SET debits = debits + 1 WHERE id = ?", (debit,))
-                connection.execute("UPDATE accounts SET credits = credits + 1 WHERE id = ?", (credit,))
-            connection.execute("COMMIT")
-        seconds = time.perf_counter() - began
-        connection.close()
-    return events / seconds
-
-
-def check_books(report: AuditReport) -> None:
-    """Print the audit's verdict; a run whose books don't hold is no run.
-
-    Raises:
-        SystemExit: an invariant is broken.
-    """
-    verdict = "hold" if report.holds else "ARE BROKEN"
-    print(f"books: I1, I2, I3, I7 {verdict} over {report.ledger_transfers:,} ledger transfers")
-    if not report.holds:
-        for finding in report.findings:
-            print(f"  {finding.invariant}: {finding.what}")
-        raise SystemExit(1)
-
-
-async def run_in_process(
-    *, transfers: int, users: int, in_flight: int, keyed: bool
-) -> tuple[list[Result], AuditReport]:
-    """Run the many-users and the hot-user loops on a fresh embedded engine, then audit its books."""
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        async with open_engine(Settings(data_dir=Path(folder), deadline_ms=DEADLINE_MS)) as engine:
-            everyone = range(1, users + 1)
-            await fund(engine, everyone, 10**15)
-            await closed_loop(engine, name="warm-up", users=everyone, in_flight=in_flight, transfers=transfers // 10)
-            results.append(
-                await closed_loop(
-                    engine, name=f"{users} users", users=everyone, in_flight=in_flight, transfers=transfers, keyed=keyed
-                )
-            )
-            results.append(
-                await closed_loop(
-                    engine,
-                    name="one hot user",
-                    users=range(1, 2),
-                    in_flight=min(in_flight, engine.settings.mailbox_capacity),
-                    transfers=transfers,
-                    keyed=keyed,
-                )
-            )
-            report = await engine.audit()
-    return results, report
+async def _floors(settings: Settings, ledger: Ledger, records: RecordStore, in_flight: int) -> Floors:
+    """Measure the floors with as much in flight as the engine has."""
+    supply = Supply()
+    await open_floor_accounts(ledger, supply)
+    ledger_lanes = settings.tigerbeetle.flushes_most if settings.ledger == "tigerbeetle" else 1
+    records_lanes = settings.cassandra.flushes_most if settings.records == "cassandra" else 1
+    full = await ledger_floor(ledger, supply, transfers=40_000, batch=BATCH_EVENTS_MAX, in_flight=ledger_lanes)
+    group = await ledger_floor(ledger, supply, transfers=40_000, batch=2 * GROUP, in_flight=ledger_lanes)
+    rows = await records_floor(records, supply, transfers=20_000, in_flight=records_lanes)
+    pair = await pair_floor(ledger, records, supply, transfers=20_000, in_flight=max(in_flight // GROUP, 1))
+    sqlite = sqlite_floor() if settings.ledger == "embedded" else None
+    return Floors(ledger_full=full, ledger_group=group, records=rows, pair=pair, sqlite=sqlite)

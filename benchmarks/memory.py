@@ -6,7 +6,9 @@ from pathlib import Path
 
 import trio
 
-from transfer_engine.benchmarks.in_process import ASSET_ID, DEADLINE_MS, closed_loop, fund, rss_mib
+from transfer_engine.benchmarks.loops import ASSET_ID, Load, closed_loop, fund
+from transfer_engine.benchmarks.measures import rss_mib
+from transfer_engine.benchmarks.targets import DEADLINE_MS
 from transfer_engine.engine import Settings, open_engine
 
 
@@ -18,7 +20,7 @@ async def run_memory(*, transfers: int, steps: int, users: int, tell: Callable[[
             await fund(engine, everyone, 10**15)
             for step in range(1, steps + 1):
                 result = await closed_loop(
-                    engine, name="step", users=everyone, in_flight=1_000, transfers=transfers // steps
+                    Load(engine, everyone), engine, name="step", in_flight=1_000, transfers=transfers // steps
                 )
                 tell(
                     f"after {step * (transfers // steps):>9,} transfers: {rss_mib():7.1f} MiB resident, "

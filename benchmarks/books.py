@@ -1,0 +1,83 @@
+"""Whether the books hold after a run. A run whose books don't is no run, whatever its speed.
+
+Where the run began on empty books the whole audit is made. Where it did not (a cluster that serves more than one run),
+what the run itself moved is checked: balances of its users, and every tenth row.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+from tigerbeetle import QueryFilter, QueryFilterFlags
+
+from transfer_engine.benchmarks.loops import AMOUNT, ASSET_ID
+from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
+from transfer_engine.engine.legs import account_id
+from transfer_engine.engine.records.protocol import RecordStore
+from transfer_engine.engine.services.registry import ServiceRegistry
+from transfer_engine.schema.transfers import TransferState
+
+
+class Holdings(msgspec.Struct, frozen=True):
+    """What some users' funding and trading accounts hold together, and what is held of it by open transfers."""
+
+    funding: int
+    trading: int
+    pending: int
+
+
+async def are_empty(ledger: Ledger, records: RecordStore) -> bool:
+    """Tell whether nothing was ever written: then everything in the books will be the run's own."""
+    query = QueryFilter(
+        user_data_128=0,
+        user_data_64=0,
+        user_data_32=0,
+        ledger=0,
+        code=0,
+        timestamp_min=0,
+        timestamp_max=0,
+        limit=1,
+        flags=QueryFilterFlags.NONE,
+    )
+    return not await ledger.query_transfers(query) and not (await records.scan_records(limit=1)).records
+
+
+async def holdings(ledger: Ledger, registry: ServiceRegistry, users: range) -> Holdings:
+    """Add up what the users hold."""
+    sums = Counter[str]()
+    codes = {registry["funding"].code: "funding", registry["trading"].code: "trading"}
+    numbers = {account_id(user_id, ASSET_ID, code): name for user_id in users for code, name in codes.items()}
+    ids = list(numbers)
+    for start in range(0, len(ids), BATCH_EVENTS_MAX):
+        for account in await ledger.lookup_accounts(ids[start : start + BATCH_EVENTS_MAX]):
+            sums[numbers[account.id]] += account.credits_posted - account.debits_posted
+            sums["pending"] += account.debits_pending + account.credits_pending
+    return Holdings(funding=sums["funding"], trading=sums["trading"], pending=sums["pending"])
+
+
+def moved_wrongly(before: Holdings, after: Holdings, committed: int) -> list[str]:
+    """Return what is wrong with the balances after so many committed transfers from funding to trading."""
+    amount = committed * AMOUNT
+    wrong = []
+    if before.funding - after.funding != amount or after.trading - before.trading != amount:
+        wrong.append(
+            f"{amount} were to move; {before.funding - after.funding} left the funding accounts "
+            f"and {after.trading - before.trading} reached the trading accounts"
+        )
+    if after.pending:
+        wrong.append(f"{after.pending} are still held")
+    return wrong
+
+
+async def rows_wrong(records: RecordStore, committed: Sequence[int]) -> list[str]:
+    """Return which of the transfers that clients were told were committed have no row, or one that says otherwise."""
+    wrong = []
+    for start in range(0, len(committed), BATCH_EVENTS_MAX):
+        part = committed[start : start + BATCH_EVENTS_MAX]
+        rows = await records.get_many(part)
+        for req_id in part:
+            row = rows.get(req_id)
+            if row is None or row.state is not TransferState.COMMITTED:
+                told = "is missing" if row is None else f"says {row.state.value}"
+                wrong.append(f"transfer {req_id:#x} was answered by committed, and its row {told}")
+    return wrong

@@ -1,0 +1,94 @@
+"""What a run measured, for people to read: every figure beside its floor."""
+
+import os
+from collections.abc import Iterator
+
+from transfer_engine.actors import GroupCommitStatistics
+from transfer_engine.benchmarks.floors import GROUP
+from transfer_engine.benchmarks.in_process import BooksCheck, Floors, Run
+from transfer_engine.benchmarks.loops import Loop
+from transfer_engine.benchmarks.targets import Target
+from transfer_engine.engine import EngineStatistics
+
+
+def machine_line() -> str:
+    """Return how busy this machine is before anything is measured."""
+    load = " ".join(f"{average:.2f}" for average in os.getloadavg())
+    return f"machine: {os.cpu_count()} CPUs, load average {load}"
+
+
+def run_lines(run: Run, target: Target) -> Iterator[str]:
+    """Yield a run's report, line by line."""
+    yield f"{target.name}, in process"
+    for loop in run.loops:
+        yield from _loop_lines(loop)
+    many = run.loops[0]
+    for loop in run.loops[1:]:
+        if not loop.asked_rate:
+            yield f"{loop.name} / {many.name}: {loop.rate / many.rate:.2f} of the rate"
+    if run.floors is not None:
+        yield from _floor_lines(run.floors, many)
+    yield _books_line(run.books)
+
+
+def _loop_lines(loop: Loop) -> Iterator[str]:
+    asked = f" of {loop.asked_rate:,.0f} asked" if loop.asked_rate else ""
+    yield (
+        f"{loop.name}: {loop.rate:,.0f} transfers/s{asked}  {loop.cpu_us:.0f} µs CPU each  "
+        f"{loop.latencies}  {loop.rss_mib:.0f} MiB"
+    )
+    if loop.asked_rate:
+        yield f"    late starts: {loop.late_starts:,} of {loop.transfers:,}, the latest {loop.latest_start_ms:.0f} ms"
+    others = {name: count for name, count in loop.outcomes.items() if name != "committed"}
+    yield f"    {loop.committed:,} committed" + (f"; NOT COMMITTED: {others}" if others else "")
+    usage = loop.usage
+    threads = ", ".join(
+        f"{name} {cpu_s / loop.transfers * 1e6:.1f}"
+        for name, cpu_s in usage.threads_s.items()
+        if cpu_s / loop.transfers * 1e6 >= 0.1
+    )
+    servers = f"; servers started here {usage.servers_s / loop.transfers * 1e6:.0f}" if usage.servers_s else ""
+    busy = f"; the machine {usage.machine_s / loop.transfers * 1e6:.0f}" if usage.machine_s else ""
+    yield f"    µs CPU a transfer: {threads}{servers}{busy}"
+    yield f"    flushes: {'; '.join(_flushes(loop))}"
+
+
+def _flushes(loop: Loop) -> Iterator[str]:
+    for before, after in zip(_commits(loop.before), _commits(loop.after), strict=True):
+        flushes = after.flushes - before.flushes
+        if flushes:
+            entries = (after.entries_flushed - before.entries_flushed) / flushes
+            yield f"{after.name} {flushes:,} of {entries:,.0f} entries ({loop.transfers / flushes:,.0f} transfers)"
+
+
+def _commits(statistics: EngineStatistics) -> list[GroupCommitStatistics]:
+    parts = (getattr(statistics, field) for field in statistics.__struct_fields__)
+    return [part for part in parts if isinstance(part, GroupCommitStatistics)]
+
+
+def _floor_lines(floors: Floors, many: Loop) -> Iterator[str]:
+    events_a_second = 2 * many.rate
+    for name, floor in (("full batches", floors.ledger_full), (f"batches of {2 * GROUP:,}", floors.ledger_group)):
+        yield (
+            f"floor, ledger client, {name}: {floor.rate:,.0f} events/s  {floor.cpu_us:.1f} µs CPU an event; "
+            f"the engine's events: {events_a_second / floor.rate:.2f} of that"
+        )
+    yield (
+        f"floor, record store, groups of {GROUP}: {floors.records.rate:,.0f} rows/s with their intents  "
+        f"{floors.records.cpu_us:.1f} µs CPU a row; the engine's rows: {many.rate / floors.records.rate:.2f} of that"
+    )
+    yield (
+        f"floor, both in order, no engine: {floors.pair.rate:,.0f} transfers/s  {floors.pair.cpu_us:.1f} µs CPU each; "
+        f"the engine: {many.rate / floors.pair.rate:.2f} of that"
+    )
+    if floors.sqlite is not None:
+        yield (
+            f"floor, bare SQLite, groups of 1,000: {floors.sqlite:,.0f} events/s; "
+            f"the engine's events: {events_a_second / floors.sqlite:.2f} of that"
+        )
+
+
+def _books_line(books: BooksCheck) -> str:
+    if not books.wrong:
+        return f"books hold: {books.how}"
+    return "\n  ".join([f"BOOKS ARE BROKEN: {books.how}", *books.wrong])
