@@ -18,6 +18,10 @@ class RecordsUnavailable(Exception):
     """The store did not answer: what was written may or may not have landed. Write it again until sure."""
 
 
+class RecordsMisconfigured(Exception):
+    """The store answers and can't be used as it is set up; the message names the setting or the command that mends it."""
+
+
 class RecordsDamaged(Exception):
     """The store's contents can't be read; the message names the file or table and what to do."""
 
