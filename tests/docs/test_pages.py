@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from transfer_engine.engine import CassandraSettings, TigerBeetleSettings
 from transfer_engine.http.problems import STATUS_OF_PROBLEM, STATUS_OF_REFUSAL
 from transfer_engine.http.settings import ServerSettings
 
@@ -36,6 +37,22 @@ def test_every_setting_is_on_its_page_with_its_default(name: str) -> None:
     default = ServerSettings.model_fields[name].get_default()
     if isinstance(default, int | str):
         assert row[1] == f"`{default}`"
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        (f"{group}.{name}", field.get_default())
+        for group, model in (("tigerbeetle", TigerBeetleSettings), ("cassandra", CassandraSettings))
+        for name, field in model.model_fields.items()
+    ],
+)
+def test_every_setting_of_a_cluster_is_on_its_page_with_its_default(name: str, default: object) -> None:
+    row = re.search(rf"^\| `{re.escape(name)}` \| (.+?) \|", page("configuration.md"), re.MULTILINE)
+    assert row is not None
+    if isinstance(default, tuple):
+        [default] = default
+    assert row[1] == ("none" if default is None else f"`{default}`")
 
 
 def test_every_alert_is_on_its_page() -> None:
