@@ -19,6 +19,8 @@ from transfer_engine.engine.audit import audit
 from transfer_engine.engine.engine import Engine
 from transfer_engine.engine.legs import account_id
 from transfer_engine.engine.outcomes import KeyReused, Overloaded, Refused, TransferOutcome
+from transfer_engine.engine.rebuilding import RebuildReport, rebuild_records
+from transfer_engine.engine.reconciliation import Rules
 from transfer_engine.engine.records.protocol import RecordsUnavailable
 from transfer_engine.engine.services.registry import EXTERNAL, Service, ServiceKind, ServiceRegistry
 from transfer_engine.engine.services.simulated_books import OperationState
@@ -194,6 +196,8 @@ class World:
         """Hold everything against I1 to I4 and I7: the ledger, the rows, the cores' books, and what was told."""
         report = await audit(self.ledger, self.records, self.registry(dict(self.cores)), is_healed=is_healed)
         assert report.holds, report.findings
+        comparison = await self.rebuild()
+        assert comparison.agrees or not is_healed, comparison.examples
         for name, core in self.cores.items():
             self._check_core(name, core, is_healed=is_healed)
             if is_healed:
@@ -202,6 +206,13 @@ class World:
                     assert core.books.total(asset.asset_id) == core.books.funded(asset.asset_id) + omnibus, name
         for told in self.told:
             self._check_told(told)
+
+    async def rebuild(self, *, write: bool = False, margin_ms: int | None = None) -> RebuildReport:
+        """Compare all books with all rows, and write those that are missing if that is wanted."""
+        rules = Rules(self.registry(dict(self.cores)), {asset.asset_id for asset in self.settings.assets})
+        return await rebuild_records(
+            self.ledger, self.records, rules, now_ms=now_ms(), margin_ms=margin_ms, write=write
+        )
 
     def _check_core(self, name: str, core: InlineCore, *, is_healed: bool) -> None:
         operations = {operation.req_id.int: operation for operation in core.books.operations()}
