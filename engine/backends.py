@@ -5,21 +5,24 @@ be: a ledger answers when it can, a record store is opened again and again. It n
 """
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeVar
 
 import structlog
 from filelock import FileLock, Timeout
 
 from transfer_engine.actors import Backoff
 from transfer_engine.engine.ledger.embedded import open_embedded_ledger
-from transfer_engine.engine.ledger.protocol import Ledger
+from transfer_engine.engine.ledger.protocol import Ledger, LedgerUnavailable
 from transfer_engine.engine.records.protocol import RecordStore, RecordsUnavailable
 from transfer_engine.engine.records.sqlite import open_sqlite_records
 from transfer_engine.engine.services.protocol import Core
 from transfer_engine.engine.services.registry import EXTERNAL, Service, ServiceKind, ServiceRegistry
 from transfer_engine.engine.services.simulated import open_simulated_core
 from transfer_engine.engine.settings import EXTERNAL_CODE, Settings
+
+Backend = TypeVar("Backend")
 
 _log = structlog.stdlib.get_logger("transfer_engine.engine")
 
@@ -50,21 +53,28 @@ async def open_backends(
     Args:
         settings: see :class:`~transfer_engine.engine.settings.Settings`.
         cores: the objects of the services of kind ``core``, by their ``name``.
-        opening: told what is waited for, while a record store that does not answer is opened again and again; without
-            it the first failure is raised.
+        opening: told what is waited for, while a cluster that can't be found is looked for again and again; without it
+            the first failure is raised.
 
     Raises:
         DataDirUnusable: the data directory is not writable, or in use.
         LedgerDamaged, RecordsDamaged: a file in it can't be read.
         RecordsMisconfigured: the record store answers, and can't be used so; the message says what mends it.
-        RecordsUnavailable: the record store does not answer, and nobody was to wait.
+        LedgerUnavailable, RecordsUnavailable: a cluster can't be found, and nobody was to wait.
         ValueError: ``cores`` and ``settings.services`` don't fit.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(_locked(settings))
         registry = await _open_services(stack, settings, cores)
-        ledger = await stack.enter_async_context(_ledger(settings))
-        records = await _open_records(stack, settings, opening)
+        # A file that can't be opened will not be by waiting; a cluster that is not there yet will.
+        if opening is None or settings.ledger == "embedded":
+            ledger = await stack.enter_async_context(_ledger(settings))
+        else:
+            ledger = await _open_patiently(stack, "ledger", lambda: _ledger(settings), opening)
+        if opening is None or settings.records == "sqlite":
+            records = await stack.enter_async_context(_records(settings))
+        else:
+            records = await _open_patiently(stack, "record store", lambda: _records(settings), opening)
         yield registry, ledger, records
 
 
@@ -91,21 +101,22 @@ def _records(settings: Settings) -> AbstractAsyncContextManager[RecordStore]:
     return open_cassandra_records(settings.cassandra)
 
 
-async def _open_records(stack: AsyncExitStack, settings: Settings, opening: Opening | None) -> RecordStore:
-    if opening is None or settings.records == "sqlite":  # a file that can't be opened will not be by waiting
-        return await stack.enter_async_context(_records(settings))
+async def _open_patiently(
+    stack: AsyncExitStack, what: str, open_it: Callable[[], AbstractAsyncContextManager[Backend]], opening: Opening
+) -> Backend:
+    """Open a cluster's client, again and again until the cluster can be found."""
     backoff, attempt = Backoff(), 0
     while True:
         try:
-            records = await stack.enter_async_context(_records(settings))
-        except RecordsUnavailable as error:
+            backend = await stack.enter_async_context(open_it())
+        except (LedgerUnavailable, RecordsUnavailable) as error:
             attempt += 1
-            opening.waits_for = f"the record store: {error}"
-            _log.warning("waiting_for_records", error=str(error), attempt=attempt)
+            opening.waits_for = f"the {what}: {error}"
+            _log.warning("waiting_for_backend", backend=what, error=str(error), attempt=attempt)
             await backoff.sleep(attempt)
         else:
             opening.waits_for = ""
-            return records
+            return backend
 
 
 class _locked:  # noqa: N801  a context manager, used like a function

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from transfer_engine.engine.ledger.tigerbeetle_addresses import parse_addresses
 from transfer_engine.schema.ids import NODE_MAX
 from transfer_engine.schema.money import DECIMALS_MAX, Asset
 
@@ -56,6 +57,12 @@ class TigerBeetleSettings(_Frozen):
     """Submissions of transfers under way at a time: while one is applied the next is on its way."""
     timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
     """After this an unanswered request counts as unknown and is asked again."""
+
+    @field_validator("addresses")
+    @classmethod
+    def _addresses_are_some(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        parse_addresses(addresses)
+        return addresses
 
 
 class TlsSettings(_Frozen):
