@@ -17,12 +17,16 @@ from typing import Any, Final
 
 import structlog
 import trio
-from tigerbeetle import ClientStatus, InitStatus, Operation, bindings
+from tigerbeetle import ClientStatus, InitStatus, Operation, bindings, configure_logging
 from tigerbeetle.lib import c_uint128
 
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 
 _log: Final = structlog.stdlib.get_logger("transfer_engine.ledger")
+
+# By default the client calls into Python for seven debug lines a request, to have them dropped there. Before any client
+# is made, for that is when it may be changed; `configure_logging(debug=True)` brings them back.
+configure_logging(debug=False)
 
 CREATE_ACCOUNTS: Final = int(Operation.CREATE_ACCOUNTS)
 CREATE_TRANSFERS: Final = int(Operation.CREATE_TRANSFERS)
