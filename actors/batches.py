@@ -52,12 +52,31 @@ class Batch(Generic[E, R]):
 
 
 class Batches(Generic[E, R]):
-    """First in, first out, cut into batches of at most ``weight_most``; a single entry may not weigh more."""
+    """First in, first out, cut into batches; an entry is never split, and a single one may not weigh more than a batch.
 
-    __slots__ = ("_again", "_entries_held", "_in_flight", "_waiting", "_weight_held", "_weight_most", "taken", "weight")
+    Args:
+        weight_most: of a batch.
+        weight_least: of a part, when what waits is shared out among several batches that may begin.
+        in_flight_most: batches in flight at a time. It decides how much each takes; the caller keeps to it.
+    """
 
-    def __init__(self, weight_most: int) -> None:
+    __slots__ = (
+        "_again",
+        "_entries_held",
+        "_in_flight",
+        "_in_flight_most",
+        "_waiting",
+        "_weight_held",
+        "_weight_least",
+        "_weight_most",
+        "taken",
+        "weight",
+    )
+
+    def __init__(self, *, weight_most: int, weight_least: int, in_flight_most: int) -> None:
         self._weight_most = weight_most
+        self._weight_least = weight_least
+        self._in_flight_most = in_flight_most
         # Every entry that is not answered is in one of these three, and they are in the order of their tickets: what
         # is in flight is older than what is to be repeated, and that is older than what was in no batch yet.
         self._in_flight: dict[Batch[E, R], None] = {}
@@ -88,8 +107,16 @@ class Batches(Generic[E, R]):
 
     @property
     def can_begin(self) -> bool:
-        """Whether :meth:`begin` has a batch to return."""
-        return bool(self._waiting or self._again)
+        """Whether :meth:`begin` has a batch to return.
+
+        While others are in flight, what waits must be worth it: an even share of what they hold. If every entry that
+        comes were begun at once, those that follow it would all pile up behind the last one that may be in flight: a
+        few tiny batches and a large one that start together, and so end together, for ever. What is too little waits
+        for more of it, or until one in flight is answered; never for longer than the last one of these takes.
+        """
+        if self._waiting and not self._again:
+            return (self.weight - self._weight_held) * self._in_flight_most >= self._weight_held
+        return bool(self._again)
 
     def append(self, waiting: Waiting[E, R]) -> None:
         """Take an entry, behind all others."""
@@ -108,13 +135,10 @@ class Batches(Generic[E, R]):
 
     @trio.lowlevel.enable_ki_protection
     def begin(self) -> Batch[E, R] | None:
-        """Return the next batch, in flight from now on; None if there is none."""
-        if self._again:
-            batch = self._again.popleft()
-        elif self._waiting:
-            batch = self._gather()
-        else:
+        """Return the next batch, in flight from now on; None if none can begin."""
+        if not self.can_begin:
             return None
+        batch = self._again.popleft() if self._again else self._gather()
         self._in_flight[batch] = None
         return batch
 
@@ -122,12 +146,16 @@ class Batches(Generic[E, R]):
         waiting = self._waiting
         first_ticket = self.taken - len(waiting) + 1
         weight = self.weight - self._weight_held
-        if weight <= self._weight_most:
+        weight_most = self._weight_most
+        parts = min(self._in_flight_most - len(self._in_flight), weight // self._weight_least)
+        if parts > 1:
+            weight_most = min(weight_most, -(-weight // parts))
+        if weight <= weight_most:
             self._waiting = []
         else:
             count = weight = 0
             for entry in waiting:
-                if weight + entry.weight > self._weight_most:
+                if weight + entry.weight > weight_most and count:
                     break
                 weight += entry.weight
                 count += 1

@@ -71,7 +71,8 @@ class GroupCommit(Generic[E, R]):
 
     Up to ``flushes_most`` flushes are in flight. Each takes the oldest entries that no other has taken, and
     ``flush`` is called in that order, up to its first await. A flush's entries are answered when it returns, whatever
-    the others do: with more than one in flight, answers come out of order.
+    the others do: with more than one in flight, answers come out of order. None starts for less than an even share of
+    what the others hold; alone, one starts for any entry.
 
     ``flush(entries)`` returns one result for each entry, in order. If it raises one of ``expected_faults``, every entry
     of that batch is answered by a fresh copy of it: the outcome is unknown, the callers decide. Anything else that it
@@ -80,7 +81,11 @@ class GroupCommit(Generic[E, R]):
     entry; an entry that crashes alone as often is answered by :class:`FlushCrashed`, and the others go on.
 
     Bounds, in the unit of ``weigh`` (1 an entry if it is not given): ``batch_weight_most`` in one flush,
-    ``waiting_weight_most`` in all, the flushes under way included.
+    ``waiting_weight_most`` in all, the flushes under way included. What waits is shared out among the flushes that may
+    start, in parts of ``batch_weight_least`` or more (``batch_weight_most`` if it is not given): callers that are all
+    answered at once and all come back at once fill one flush otherwise, and the others stay empty.
+
+    Raises :class:`ValueError` for bounds that make no sense.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class GroupCommit(Generic[E, R]):
         *,
         weigh: Callable[[E], int] | None = None,
         batch_weight_most: int,
+        batch_weight_least: int | None = None,
         waiting_weight_most: int,
         expected_faults: tuple[type[Exception], ...] = (),
         crashes_most: int = 3,
@@ -99,6 +105,13 @@ class GroupCommit(Generic[E, R]):
             raise ValueError(
                 f"group commit {name!r} needs 1 <= batch_weight_most <= waiting_weight_most, "
                 f"not {batch_weight_most} and {waiting_weight_most}"
+            )
+        if batch_weight_least is None:
+            batch_weight_least = batch_weight_most
+        if not 1 <= batch_weight_least <= batch_weight_most:
+            raise ValueError(
+                f"group commit {name!r} needs 1 <= batch_weight_least <= batch_weight_most, "
+                f"not {batch_weight_least} and {batch_weight_most}"
             )
         if crashes_most < 1:
             raise ValueError(f"crashes_most of group commit {name!r} must be at least 1, not {crashes_most}")
@@ -113,14 +126,16 @@ class GroupCommit(Generic[E, R]):
         self._crashes_most = crashes_most
         self._flushes_most = flushes_most
 
-        self._batches: Batches[E, R] = Batches(batch_weight_most)
+        self._batches: Batches[E, R] = Batches(
+            weight_most=batch_weight_most, weight_least=batch_weight_least, in_flight_most=flushes_most
+        )
         self._running = False
         self._stopping = False
         """One lane's flush crashed: the others are being cancelled."""
         self._idle: list[Task] = []
-        """Lanes with nothing to flush."""
+        """Lanes with nothing to flush, or not enough."""
         self._is_waking = False
-        """An idle lane is on its way, and will take all that is there when it comes."""
+        """An idle lane is on its way, and will take what is there when it comes."""
         self._drained: trio.Event | None = None
 
         self._flushes = 0
@@ -206,7 +221,7 @@ class GroupCommit(Generic[E, R]):
             )
         waiting: Waiting[E, R] = Waiting(entry, weight, task)
         self._batches.append(waiting)
-        if self._idle and not self._is_waking:
+        if self._idle and not self._is_waking and self._batches.can_begin:
             self._wake()
         return waiting
 
