@@ -37,7 +37,8 @@ async def find_unfinished(
 ) -> Unfinished:
     """Read the journal from its low-water mark on and return the transfers that have no terminal row.
 
-    An intent that can't be understood (an unknown service) is alerted and pins its bucket: nothing is guessed.
+    An intent that can't be understood (an unknown service), or whose row can't be (an unknown state), is alerted and
+    pins its bucket: nothing is guessed.
     Cancellation leaves nothing behind.
 
     Raises:
@@ -49,9 +50,13 @@ async def find_unfinished(
     async with aclosing(store.read_journal(shard, from_bucket=mark)) as blobs:
         async for blob in blobs:
             intents = _intents(blob)
-            records = await store.get_many([int.from_bytes(intent.req_id) for intent in intents])
+            records, damaged = await _rows(store, [int.from_bytes(intent.req_id) for intent in intents])
             for intent in intents:
                 req_id = int.from_bytes(intent.req_id)
+                if req_id in damaged:
+                    journal.pin(blob.bucket)
+                    alerts.critical("row_damaged", req_id=f"{req_id:#x}", error=damaged[req_id])
+                    continue
                 record = records.get(req_id)
                 if (record is not None and record.state.is_terminal) or (req_id, intent.fingerprint) in found:
                     continue
@@ -69,6 +74,21 @@ async def find_unfinished(
         transfers=[transfers[0] for transfers in by_key.values()],
         behind={req_id: transfers[1:] for req_id, transfers in by_key.items() if len(transfers) > 1},
     )
+
+
+async def _rows(store: RecordStore, req_ids: list[int]) -> tuple[dict[int, TransferRecord], dict[int, str]]:
+    """Return the rows that exist, and what is wrong with those that can't be understood."""
+    try:
+        return await store.get_many(req_ids), {}
+    except RecordsDamaged:
+        rows: dict[int, TransferRecord] = {}
+        damaged: dict[int, str] = {}
+        for req_id in req_ids:
+            try:
+                rows |= await store.get_many([req_id])
+            except RecordsDamaged as error:
+                damaged[req_id] = str(error)
+        return rows, damaged
 
 
 def _intents(blob: JournalBlob) -> list[Intent]:
