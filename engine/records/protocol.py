@@ -19,7 +19,7 @@ class RecordsUnavailable(Exception):
 
 
 class RecordsMisconfigured(Exception):
-    """The store answers and can't be used as it is set up; the message names the setting or the command that mends it."""
+    """The store answers, but is set up wrongly; the message names the setting or the command that mends it."""
 
 
 class RecordsDamaged(Exception):

@@ -1,0 +1,300 @@
+"""A real Cassandra for tests, if this machine has `java` and `mvn`: fetched once into a cache, started from its jars.
+
+The cache is ``$TRANSFER_ENGINE_TEST_CACHE`` or a folder in the user's cache directory. ``CASSANDRA_JARS`` names a folder
+that has the jars already.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+VERSION: Final = "5.0.5"
+FETCH_DEADLINE_S = 600
+START_DEADLINE_S = 120
+STOP_DEADLINE_S = 20
+LOG_TAIL_CHARACTERS = 3_000
+
+_PROJECT: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>tests</groupId><artifactId>cassandra-server</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies><dependency>
+    <groupId>org.apache.cassandra</groupId><artifactId>cassandra-all</artifactId><version>{VERSION}</version>
+  </dependency></dependencies>
+</project>
+"""
+
+# A commit log that is mapped into memory is in the kernel's hands as soon as a write is answered: it outlives the
+# process (kill -9), whatever `commitlog_sync` says. What is not synced yet is lost with the machine only.
+_CONFIGURATION: Final = """cluster_name: tests
+num_tokens: 1
+partitioner: org.apache.cassandra.dht.Murmur3Partitioner
+endpoint_snitch: SimpleSnitch
+seed_provider:
+  - class_name: org.apache.cassandra.locator.SimpleSeedProvider
+    parameters: [{{seeds: "127.0.0.1:{storage_port}"}}]
+listen_address: 127.0.0.1
+storage_port: {storage_port}
+start_native_transport: true
+rpc_address: 127.0.0.1
+native_transport_port: {port}
+authenticator: {authenticator}
+auto_bootstrap: false
+auto_snapshot: false
+commitlog_sync: periodic
+commitlog_sync_period: 10000ms
+commitlog_disk_access_mode: mmap
+commitlog_segment_size: 32MiB
+commitlog_total_space: 512MiB
+concurrent_writes: 32
+file_cache_size: 32MiB
+hinted_handoff_enabled: false
+data_file_directories: [{folder}/data]
+commitlog_directory: {folder}/commitlog
+saved_caches_directory: {folder}/saved_caches
+hints_directory: {folder}/hints
+cdc_raw_directory: {folder}/cdc_raw
+"""
+
+_LOGGING: Final = """<configuration>
+  <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%level %date{ISO8601} %logger{0} %msg%n</pattern></encoder>
+  </appender>
+  <root level="WARN"><appender-ref ref="OUT"/></root>
+</configuration>
+"""
+
+_EXPORTED: Final = (
+    "java.base/jdk.internal.misc",
+    "java.base/jdk.internal.ref",
+    "java.base/sun.nio.ch",
+    "java.base/java.lang.ref",
+    "java.management.rmi/com.sun.jmx.remote.internal.rmi",
+    "java.rmi/sun.rmi.registry",
+    "java.rmi/sun.rmi.server",
+    "java.sql/java.sql",
+    "jdk.unsupported/sun.misc",
+)
+_OPENED: Final = (
+    "java.base/java.io",
+    "java.base/java.lang",
+    "java.base/java.lang.module",
+    "java.base/java.lang.reflect",
+    "java.base/java.math",
+    "java.base/java.net",
+    "java.base/java.nio",
+    "java.base/java.util",
+    "java.base/java.util.concurrent",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/jdk.internal.loader",
+    "java.base/jdk.internal.math",
+    "java.base/jdk.internal.module",
+    "java.base/jdk.internal.ref",
+    "java.base/jdk.internal.reflect",
+    "java.base/jdk.internal.util.jar",
+    "java.base/sun.nio.ch",
+    "jdk.management/com.sun.management.internal",
+)
+
+
+class CassandraMissing(Exception):
+    """This machine can't run a Cassandra; the message says what it lacks."""
+
+
+def find_jars() -> Path:
+    """Return the folder of the server's jars, fetched by Maven if they are not there yet (70 MB, once).
+
+    Raises:
+        CassandraMissing: no java, no mvn, or nothing could be fetched.
+    """
+    if shutil.which("java") is None:
+        raise CassandraMissing("there is no java on the PATH")
+    if given := os.environ.get("CASSANDRA_JARS"):
+        return Path(given)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transfer-engine-tests"
+    folder = Path(os.environ.get("TRANSFER_ENGINE_TEST_CACHE") or cache) / f"cassandra-{VERSION}"
+    if (folder / "lib").is_dir():
+        return folder / "lib"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock", timeout=FETCH_DEADLINE_S):
+        if not (folder / "lib").is_dir():
+            _fetch(folder)
+    return folder / "lib"
+
+
+def _fetch(folder: Path) -> None:
+    if shutil.which("mvn") is None:
+        raise CassandraMissing("there is no mvn on the PATH to fetch it")
+    (folder / "pom.xml").write_text(_PROJECT)
+    unfinished = folder / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    command = ["mvn", "-q", "-B", "-f", str(folder / "pom.xml"), "dependency:copy-dependencies"]
+    try:
+        fetched = subprocess.run(
+            [*command, f"-DoutputDirectory={unfinished}", "-DincludeScope=runtime"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=FETCH_DEADLINE_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise CassandraMissing(f"mvn did not fetch it within {FETCH_DEADLINE_S} s") from None
+    if fetched.returncode or not list(unfinished.glob("cassandra-all-*.jar")):
+        words = (fetched.stdout + fetched.stderr).strip().splitlines()
+        raise CassandraMissing(f"mvn could not fetch it: {words[0] if words else 'no jars'}")
+    unfinished.rename(folder / "lib")
+
+
+class CassandraServer:
+    """One node and its folder, which outlives its process. Its methods are synchronous; in a trio test use a thread."""
+
+    def __init__(self, jars: Path, folder: Path, *, authenticator: str = "AllowAllAuthenticator") -> None:
+        self._jars = jars
+        self._folder = folder
+        self._port, storage_port = _free_ports(2)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
+        self.log = folder / "server.log"
+        self.log.write_bytes(b"")
+        (folder / "cassandra.yaml").write_text(
+            _CONFIGURATION.format(
+                port=self._port, storage_port=storage_port, folder=folder, authenticator=authenticator
+            )
+        )
+        (folder / "logback.xml").write_text(_LOGGING)
+
+    def __repr__(self) -> str:
+        state = "paused" if self._paused else "running" if self.running else "down"
+        return f"<CassandraServer at {self.address} {state}>"
+
+    @property
+    def address(self) -> str:
+        """Where it takes CQL: ``host:port``; the same after a restart."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there, paused or not."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Run it on its folder; return before it listens."""
+        if self.running:
+            raise RuntimeError(f"{self!r} is running already")
+        self._paused = False
+        command = [
+            "java",
+            "-Xms512m",
+            "-Xmx768m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=4",
+            "-Djdk.attach.allowAttachSelf=true",
+            "-Djava.io.tmpdir=" + str(self._folder),
+            f"-Dcassandra.config=file://{self._folder}/cassandra.yaml",
+            f"-Dcassandra.storagedir={self._folder}",
+            f"-Dlogback.configurationFile=file://{self._folder}/logback.xml",
+            "-Dcassandra.skip_wait_for_gossip_to_settle=0",
+            "-Dcassandra.ring_delay_ms=100",
+            "-Dcassandra.superuser_setup_delay_ms=0",
+            "-Dcassandra.jmx.local.port=" + str(_free_ports(1)[0]),
+            *(f"--add-exports={package}=ALL-UNNAMED" for package in _EXPORTED),
+            *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED),
+            "-cp",
+            f"{self._folder}:{self._jars}/*",
+            "org.apache.cassandra.service.CassandraDaemon",
+        ]
+        environment = {name: value for name, value in os.environ.items() if name != "JAVA_TOOL_OPTIONS"}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder, env=environment
+            )
+
+    def wait_until_ready(self) -> None:
+        """Block until it takes connections; raise with the end of its log if it does not."""
+        deadline = time.monotonic() + START_DEADLINE_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+            except OSError:
+                if not self.running or time.monotonic() > deadline:
+                    raise RuntimeError(f"Cassandra did not start:\n{self.log_tail()}") from None
+                time.sleep(0.1)
+            else:
+                return
+
+    def kill(self) -> None:
+        """SIGKILL: it ends in the middle of what it does, also when it is paused."""
+        process = self._alive()
+        process.kill()
+        process.wait()
+        self._paused = False
+
+    def pause(self) -> None:
+        """SIGSTOP: its connections stay, nothing is answered."""
+        self._alive().send_signal(signal.SIGSTOP)
+        self._paused = True
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on, with whatever has come in the meantime."""
+        self._alive().send_signal(signal.SIGCONT)
+        self._paused = False
+
+    def restart(self) -> None:
+        """Kill it if it runs, start it on what its folder then holds, and block until it listens."""
+        if self.running:
+            self.kill()
+        self.start()
+        self.wait_until_ready()
+
+    def stop(self) -> None:
+        """End it for good, whatever it is doing; nothing happens if it is not there."""
+        if self._process is None or not self.running:
+            return
+        # Nothing on its disks is needed any more: a graceful end would only take seconds.
+        self.kill()
+        self._process.wait(STOP_DEADLINE_S)
+
+    def log_tail(self) -> str:
+        """The end of what its processes have logged."""
+        return self.log.read_text(errors="replace")[-LOG_TAIL_CHARACTERS:]
+
+    def _alive(self) -> "subprocess.Popen[bytes]":
+        if self._process is None or not self.running:
+            raise RuntimeError(f"{self!r}: no process to signal. Its log ends:\n{self.log_tail()}")
+        return self._process
+
+
+@contextmanager
+def running_cassandra(
+    jars: Path, folder: Path, *, authenticator: str = "AllowAllAuthenticator"
+) -> Iterator[CassandraServer]:
+    """Run one empty node, which takes connections when this yields; end it, paused or not.
+
+    What fails inside carries the end of its log. The log stays in the folder; the data does not.
+    """
+    server = CassandraServer(jars, folder, authenticator=authenticator)
+    try:
+        server.start()
+        server.wait_until_ready()
+        yield server
+    except Exception as error:
+        error.add_note(server.log_tail())
+        raise
+    finally:
+        server.stop()
+        for name in ("data", "commitlog", "saved_caches", "hints", "cdc_raw"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as taken:
+        probes = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]
