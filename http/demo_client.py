@@ -164,11 +164,13 @@ class Client:
 
 
 @asynccontextmanager
-async def open_client(url: str, notebook: Notebook, *, connections: int = 1) -> AsyncIterator[Client]:
-    """Connect to a server; leaving the context closes the connections."""
+async def open_client(
+    url: str, notebook: Notebook, *, connections: int = 1, answer_s: float = ANSWER_S
+) -> AsyncIterator[Client]:
+    """Connect to a server; leaving the context closes the connections. ``answer_s``: how long an answer is waited for."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     async with httpx.AsyncClient(
-        base_url=url, timeout=ANSWER_S, limits=limits, trust_env=False, verify=_NO_TLS
+        base_url=url, timeout=answer_s, limits=limits, trust_env=False, verify=_NO_TLS
     ) as http:
         yield Client(http, notebook)
 

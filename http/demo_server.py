@@ -27,7 +27,7 @@ LOG_NAME: Final = "server.log"
 _LOG_LINES: Final = 20
 _REAP_MS: Final = 5_000
 _READY: Final = "transfer-engine is ready at "
-_COMMAND: Final = (sys.executable, "-P", "-m", "transfer_engine.http.command_line", "serve", "--port", "0")
+_COMMAND: Final = (sys.executable, "-P", "-m", "transfer_engine.http.command_line", "serve")
 
 
 class ServerDied(Exception):
@@ -56,8 +56,10 @@ class ServerProcess:
         return f"<ServerProcess {self.pid} at {self.url or '-'}, returncode {self.returncode}>"
 
     @classmethod
-    async def start(cls, directory: Path, config: Mapping[str, Any], *, crash_at: str | None = None) -> Self:
-        """Start a server on a free port, with its data, configuration and log under ``directory``.
+    async def start(
+        cls, directory: Path, config: Mapping[str, Any], *, crash_at: str | None = None, port: int = 0
+    ) -> Self:
+        """Start a server on this port (0: a free one), with its data, configuration and log under ``directory``.
 
         Nothing of this process's environment configures it. Cancellation kills it.
 
@@ -68,7 +70,7 @@ class ServerProcess:
         path = directory / "config.yaml"
         path.write_text(yaml.safe_dump({**config, **({"crash_at": crash_at} if crash_at else {})}))
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
-        arguments = [*_COMMAND, "--data-dir", str(directory / "data"), "--config", str(path)]
+        arguments = [*_COMMAND, "--port", str(port), "--data-dir", str(directory / "data"), "--config", str(path)]
         with (directory / LOG_NAME).open("ab") as log:
             # A process group of its own: Ctrl-C is for whoever started it, who then ends it by its pid.
             process = await trio.lowlevel.open_process(
@@ -137,10 +139,10 @@ class ServerProcess:
 
 @asynccontextmanager
 async def running_server(
-    directory: Path, config: Mapping[str, Any], *, crash_at: str | None = None
+    directory: Path, config: Mapping[str, Any], *, crash_at: str | None = None, port: int = 0
 ) -> AsyncIterator[ServerProcess]:
     """Run a server; whatever is left of it at the end is killed. Raises what :meth:`ServerProcess.start` does."""
-    server = await ServerProcess.start(directory, config, crash_at=crash_at)
+    server = await ServerProcess.start(directory, config, crash_at=crash_at, port=port)
     try:
         yield server
     finally:

@@ -27,14 +27,16 @@ AT_REST: dict[str, Any] = {
 """The part of an engine's statistics that tells that nothing is left."""
 
 
-def settings_of(data_dir: Path) -> ServerSettings:
-    """Return what a server of the load's services runs with."""
-    return ServerSettings.model_validate({"services": list(SERVICES), "data_dir": data_dir})
+def settings_of(data_dir: Path, **backends: Any) -> ServerSettings:
+    """Return what a server of the load's services runs with; ``backends`` are settings of clusters, where it has some."""
+    return ServerSettings.model_validate({"services": list(SERVICES), "data_dir": data_dir, **backends})
 
 
-async def examine(data_dir: Path, notebook: Notebook, figures: dict[str, Any] | None) -> list[Verdict]:
+async def examine(
+    data_dir: Path, notebook: Notebook, figures: dict[str, Any] | None, **backends: Any
+) -> list[Verdict]:
     """Check every invariant of a stopped server."""
-    books = await read_books(settings_of(data_dir), {note.asked.user_id for note in notebook})
+    books = await read_books(settings_of(data_dir, **backends), {note.asked.user_id for note in notebook})
     return check_invariants(notebook, books, figures)
 
 

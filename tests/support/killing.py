@@ -15,6 +15,7 @@ from transfer_engine.http.demo_client import Client, open_client
 from transfer_engine.http.demo_load import MATCHING, SERVICES, VAULT, Load
 from transfer_engine.http.demo_notes import Note, Notebook
 from transfer_engine.http.demo_server import LOG_NAME, ServerDied, ServerProcess, log_tail, running_server
+from transfer_engine.http.settings import ServerSettings
 from transfer_engine.schema.transfers import TransferRecord
 
 CONFIG: dict[str, Any] = {
@@ -51,11 +52,28 @@ class Lives:
     """The lives of a server on one directory, and its clients' notes of all of them.
 
     Each life has users of its own, who have their money from the beginning.
+
+    Args:
+        directory: where the server's files are.
+        notebook: what its clients asked and were told.
+        lives: how many are lived at most, the last one apart.
+        config: what the server is told beside ``CONFIG``.
+        backends: settings of the clusters that it runs on: its own, and those of who reads its books.
     """
 
-    def __init__(self, directory: Path, notebook: Notebook) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        notebook: Notebook,
+        *,
+        lives: int = LIVES_MOST,
+        config: Mapping[str, Any] | None = None,
+        backends: Mapping[str, Any] | None = None,
+    ) -> None:
         self.directory = directory
         self.notebook = notebook
+        self.backends = dict(backends or {})
+        self.config = {**CONFIG, **self.backends, **(config or {})}
         self.loads = [
             Load(
                 notebook,
@@ -64,24 +82,24 @@ class Lives:
                 first_user=1 + life * USERS_EACH,
                 name=f"life{life}",
             )
-            for life in range(LIVES_MOST)
+            for life in range(lives)
         ]
         self.recovered: list[int] = []
         """How many unfinished transfers each life found that lived to tell it."""
         self._lived = 0
 
     @classmethod
-    async def funded(cls, directory: Path) -> "Lives":
-        """Return lives that begin with everybody's money; the server has stopped."""
-        lives = cls(directory, Notebook())
-        async with running_server(directory, CONFIG) as server:
+    async def funded(cls, directory: Path, **arguments: Any) -> "Lives":
+        """Return lives (of these ``arguments``) that begin with everybody's money; the server has stopped."""
+        lives = cls(directory, Notebook(), **arguments)
+        async with running_server(directory, lives.config) as server:
             for load in lives.loads:
                 await load.fund(server.url)
             assert await server.stop() == 0
         return lives
 
     def copy(self, directory: Path) -> "Lives":
-        """Return the same lives in another directory: neither changes the other."""
+        """Return the same lives in another directory: neither changes the other. Only files can be copied."""
         shutil.copytree(self.directory / "data", directory / "data")
         return Lives(directory, copy.deepcopy(self.notebook))
 
@@ -94,7 +112,7 @@ class Lives:
         """Live until the process kills itself at a named point: while it recovers, or under load."""
         load = self.next_load()
         try:
-            async with running_server(self.directory, {**CONFIG, **config}, crash_at=crash_at) as server:
+            async with running_server(self.directory, {**self.config, **config}, crash_at=crash_at) as server:
                 with trio.fail_after(PATIENCE_S):
                     await load.run(server.url)
                 returncode = await server.wait()
@@ -123,7 +141,7 @@ class Lives:
             if not left:
                 nursery.start_soon(end, server)
 
-        async with running_server(self.directory, {**CONFIG, **config}) as server:
+        async with running_server(self.directory, {**self.config, **config}) as server:
             async with open_client(server.url, self.notebook) as client:
                 for core in (MATCHING, VAULT):
                     await client.behave(core, **(behaviour or {}))
@@ -136,7 +154,7 @@ class Lives:
     async def die_while_opening(self, after_s: float) -> None:
         """Start a process, and kill it so many seconds later, whether it was ready or not."""
         with trio.move_on_after(after_s):
-            async with running_server(self.directory, CONFIG):
+            async with running_server(self.directory, self.config):
                 await trio.sleep_forever()
 
     async def recover(self) -> None:
@@ -144,7 +162,7 @@ class Lives:
 
         Some of the clients never come back: what they asked for has happened as a whole, or not at all.
         """
-        async with running_server(self.directory, CONFIG) as server:
+        async with running_server(self.directory, self.config) as server:
             async with open_client(server.url, self.notebook) as client:
                 await self.ask_for_what_was_told(client)
                 self.recovered.append((await client.healed())["recovered"])
@@ -172,12 +190,17 @@ class Lives:
 
     async def examine(self, figures: dict[str, Any] | None = None) -> None:
         """Hold the files of the stopped server against the notes: every invariant."""
-        found = breaches(await examine(self.directory / "data", self.notebook, figures))
+        found = breaches(await examine(self.directory / "data", self.notebook, figures, **self.backends))
         assert not found, "\n".join([*found[:20], self.log_tail()])
 
     async def rows(self) -> dict[int, TransferRecord]:
         """Return all records of the stopped server, by `req_id`."""
-        return (await read_books(settings_of(self.directory / "data"), ())).rows
+        return (await read_books(self.settings, ())).rows
+
+    @property
+    def settings(self) -> ServerSettings:
+        """What its books are read with."""
+        return settings_of(self.directory / "data", **self.backends)
 
     def log_tail(self) -> str:
         """Return the last lines of all servers' log."""
