@@ -60,6 +60,8 @@ class LedgerModel:
                 answer = (timestamp, statuses.LINKED_EVENT_CHAIN_OPEN)
             elif chain_first is not None and failed_at is not None:
                 answer = (timestamp, statuses.LINKED_EVENT_FAILED)
+            elif has(event, type(event.flags).IMPORTED):
+                answer = (timestamp, statuses.IMPORTED_EVENT_NOT_EXPECTED)
             elif event.timestamp != 0:
                 answer = (timestamp, statuses.TIMESTAMP_MUST_BE_ZERO)
             else:
