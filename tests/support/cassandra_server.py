@@ -1,17 +1,20 @@
 """A real Cassandra for tests, if this machine has `java` and `mvn`: fetched once into a cache, started from its jars.
 
-The cache is ``$TRANSFER_ENGINE_TEST_CACHE`` or a folder in the user's cache directory. ``CASSANDRA_JARS`` names a folder
+The cache is a folder in the user's cache directory, or ``TRANSFER_ENGINE_TEST_CACHE``; ``CASSANDRA_JARS`` names a folder
 that has the jars already.
 """
 
+import atexit
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -203,6 +206,7 @@ class CassandraServer:
             f"-Dlogback.configurationFile=file://{self._folder}/logback.xml",
             "-Dcassandra.skip_wait_for_gossip_to_settle=0",
             "-Dcassandra.ring_delay_ms=100",
+            "-Dcassandra.unsafesystem=true",
             "-Dcassandra.superuser_setup_delay_ms=0",
             "-Dcassandra.jmx.local.port=" + str(_free_ports(1)[0]),
             *(f"--add-exports={package}=ALL-UNNAMED" for package in _EXPORTED),
@@ -292,6 +296,39 @@ def running_cassandra(
         server.stop()
         for name in ("data", "commitlog", "saved_caches", "hints", "cdc_raw"):
             shutil.rmtree(folder / name, ignore_errors=True)
+
+
+NOT_TESTED: Final = "NOT TESTED against a real Cassandra"
+
+
+@cache
+def _shared() -> CassandraServer | CassandraMissing:
+    try:
+        jars = find_jars()
+    except CassandraMissing as missing:
+        return missing
+    ending = ExitStack()
+    atexit.register(ending.close)
+    folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="cassandra-", ignore_cleanup_errors=True)))
+    return ending.enter_context(running_cassandra(jars, folder))
+
+
+def shared_cassandra() -> CassandraServer:
+    """Return the one node of this process, started when it is first asked for and ended with the process.
+
+    It is running and takes connections, whatever the last test did to it.
+
+    Raises:
+        CassandraMissing: this machine can't run one; the message says so loudly.
+    """
+    server = _shared()
+    if isinstance(server, CassandraMissing):
+        raise CassandraMissing(f"{NOT_TESTED}: {server}")
+    if not server.running:
+        server.start()
+    server.resume()
+    server.wait_until_ready()
+    return server
 
 
 def _free_ports(count: int) -> list[int]:
