@@ -28,13 +28,11 @@ AT_REST: dict[str, Any] = {
 
 
 def settings_of(data_dir: Path, **backends: Any) -> ServerSettings:
-    """Return what a server of the load's services runs with; ``backends`` are settings of clusters, where it has some."""
+    """Return what a server of the load's services runs with; ``backends`` are the settings of its clusters, if any."""
     return ServerSettings.model_validate({"services": list(SERVICES), "data_dir": data_dir, **backends})
 
 
-async def examine(
-    data_dir: Path, notebook: Notebook, figures: dict[str, Any] | None, **backends: Any
-) -> list[Verdict]:
+async def examine(data_dir: Path, notebook: Notebook, figures: dict[str, Any] | None, **backends: Any) -> list[Verdict]:
     """Check every invariant of a stopped server."""
     books = await read_books(settings_of(data_dir, **backends), {note.asked.user_id for note in notebook})
     return check_invariants(notebook, books, figures)

@@ -3,7 +3,7 @@
 import copy
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Lives:
         directory: where the server's files are.
         notebook: what its clients asked and were told.
         lives: how many are lived at most, the last one apart.
+        users: how many each life has.
         config: what the server is told beside ``CONFIG``.
         backends: settings of the clusters that it runs on: its own, and those of who reads its books.
     """
@@ -67,6 +68,7 @@ class Lives:
         notebook: Notebook,
         *,
         lives: int = LIVES_MOST,
+        users: int = USERS_EACH,
         config: Mapping[str, Any] | None = None,
         backends: Mapping[str, Any] | None = None,
     ) -> None:
@@ -77,9 +79,9 @@ class Lives:
         self.loads = [
             Load(
                 notebook,
-                users=USERS_EACH,
+                users=users,
                 transfers_each=TRANSFERS_EACH,
-                first_user=1 + life * USERS_EACH,
+                first_user=1 + life * users,
                 name=f"life{life}",
             )
             for life in range(lives)
@@ -209,5 +211,11 @@ class Lives:
     @property
     def alerts(self) -> list[str]:
         """What the servers' logs say that a person must see at once: a fault of the engine's own, here."""
-        lines = (self.directory / LOG_NAME).read_text().splitlines()
-        return [line for line in lines if '"level": "info"' not in line and '"level": "warning"' not in line]
+        return alerts_in(self.directory / LOG_NAME)
+
+
+def alerts_in(log: Path, *, expected: Collection[str] = ()) -> list[str]:
+    """Return the lines of a log that a person must see at once, but for those that tell of an ``expected`` event."""
+    lines = log.read_text().splitlines()
+    harmless = ['"level": "info"', '"level": "warning"', *(f'"event": "{event}"' for event in expected)]
+    return [line for line in lines if not any(words in line for words in harmless)]

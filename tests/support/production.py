@@ -1,6 +1,6 @@
 """The production pair for tests: a small TigerBeetle of the test's own, and a keyspace of its own in one Cassandra."""
 
-import subprocess
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import trio
-import yaml
 
 from support.cassandra_server import CassandraServer
-from support.server import run_command
 from support.tigerbeetle_server import Cluster, running_cluster
+from transfer_engine.engine.records.cassandra_schema import apply
+from transfer_engine.engine.settings import CassandraSettings
 
 READER_TIMEOUT_MS = 30_000
 """Who reads the books at the end has time."""
@@ -64,13 +64,6 @@ class Pair:
         await trio.to_thread.run_sync(self.cluster.start)
 
 
-def apply_schema(directory: Path, backends: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
-    """Run `transfer-engine schema apply`."""
-    path = directory / "schema.yaml"
-    path.write_text(yaml.safe_dump(backends))
-    return run_command("schema", "apply", "--config", str(path))
-
-
 @contextmanager
 def running_pair(
     binary: str, cassandra: CassandraServer, directory: Path, *, replica_count: int = 1, schema: bool = True
@@ -80,6 +73,12 @@ def running_pair(
     with running_cluster(binary, directory, replica_count=replica_count, cluster_id=1001) as cluster:
         pair = Pair(cluster, cassandra, keyspace)
         if schema:
-            applied = apply_schema(directory, pair.backends())
-            assert applied.returncode == 0, applied.stderr
+            apply(CassandraSettings.model_validate(pair.backends()["cassandra"]), lambda _: None)
         yield pair
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,4 +1,4 @@
-"""A wire that can be spoilt, between an engine and a server: it drops replies, delays, cuts, and refuses connections."""
+"""A wire that can be spoilt, between an engine and a server: it drops replies, delays, cuts and refuses."""
 
 import socket
 from collections.abc import AsyncIterator

@@ -59,11 +59,13 @@ class Users:
         self._is_enough = False
 
     def __repr__(self) -> str:
-        return f"<Users {self.answered} answers, {self.pending} pending, {self.refused} refused, {self.unanswered} none>"
+        return (
+            f"<Users {self.answered} answers, {self.pending} pending, {self.refused} refused, {self.unanswered} none>"
+        )
 
     async def fund(self) -> None:
         """Give everybody money in each service that transfers leave."""
-        credits = [
+        gifts = [
             Asked(
                 key=f"fund-{user}-{account}",
                 source=EXTERNAL,
@@ -82,7 +84,7 @@ class Users:
 
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
-                for asked in credits:
+                for asked in gifts:
                     nursery.start_soon(give, asked)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
