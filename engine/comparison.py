@@ -23,7 +23,7 @@ from transfer_engine.engine.reconciliation import (
     legs_of_row,
     sort_legs,
 )
-from transfer_engine.engine.records.protocol import RecordStore
+from transfer_engine.engine.records.protocol import RecordPage, RecordStore
 from transfer_engine.schema.ids import HOLD, LEG_MAX, POSTS, VOIDS
 from transfer_engine.schema.transfers import TransferRecord
 
@@ -80,6 +80,10 @@ class Comparison:
                 flags=QueryFilterFlags.REVERSED if is_reversed else QueryFilterFlags.NONE,
             )
         )
+
+    async def row_page(self, position: int | None, *, limit: int) -> RecordPage:
+        """Return rows in the store's own order; see :meth:`RecordStore.scan_records`."""
+        return await self._records.scan_records(position=position, limit=limit)
 
     async def compare_page(self, page: Sequence[Transfer], *, until_ms: int) -> PageReport:
         """Compare the transfers that end, or are held, on a page of the ledger."""

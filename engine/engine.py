@@ -42,6 +42,7 @@ from transfer_engine.engine.outcomes import (
     TransferNotFound,
     TransferOutcome,
 )
+from transfer_engine.engine.reconciler import Reconciler, ReconcilerStatistics
 from transfer_engine.engine.recorder import Recorder
 from transfer_engine.engine.records.protocol import HistoryPage, RecordStore
 from transfer_engine.engine.resolution import Resolver
@@ -75,6 +76,7 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     journal: GroupCommitStatistics
     recorder: GroupCommitStatistics
     scanner: ScannerStatistics
+    reconciler: ReconcilerStatistics
     supervisor: SupervisorStatistics
 
 
@@ -93,6 +95,7 @@ class Parts(msgspec.Struct, frozen=True):
     drives: Drives
     pool: ActorPool[int, OpenTransfer]
     scanner: Scanner
+    reconciler: Reconciler
     resolver: Resolver
     admission: Admission
     completion: Completion
@@ -349,6 +352,7 @@ class Engine:
             journal=intents,
             recorder=rows,
             scanner=parts.scanner.statistics(),
+            reconciler=parts.reconciler.statistics(),
             supervisor=parts.supervisor.statistics(),
         )
 

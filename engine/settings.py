@@ -173,6 +173,16 @@ class Settings(_Frozen):
     adoption_recheck_ms: Annotated[int, Field(ge=100, le=86_400_000)] = 60_000
     """An adopted shard is read once more after this: what an engine sent before it stopped may arrive late."""
 
+    reconcile: bool = True
+    """Whether this engine compares books and records all the time; of many on one cluster one or two are enough."""
+    reconcile_interval_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 1_000
+    """Pause between two turns of that comparison."""
+    reconcile_page: Annotated[int, Field(ge=4, le=8_000)] = 1_000
+    """Ledger transfers, and rows, that one turn reads at most: a transfer costs some 15 µs of CPU."""
+    reconcile_margin_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = 30_000
+    """What the ledger did later than so long ago is not compared yet: its row may still be on its way, also from an
+    engine that takes another one's transfers over."""
+
     crash_at: Annotated[str | None, Field(pattern=r"^[a-z_]+(@[1-9][0-9]*)?$")] = None
     """For tests of recovery: the process kills itself (SIGKILL) at this named point, at its n-th passing."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from transfer_engine.actors import ActorPool, Backoff, ChildSpec, PoolClosed, Scanner, Supervisor
 from transfer_engine.engine.admission import Admission
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.comparison import Comparison
 from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.coordinator import Coordinator
 from transfer_engine.engine.deadlines import Deadlines
@@ -16,6 +17,8 @@ from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.lives import Heartbeat, Lease
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
+from transfer_engine.engine.reconciler import Reconciler
+from transfer_engine.engine.reconciliation import Rules
 from transfer_engine.engine.recorder import Recorder
 from transfer_engine.engine.records.protocol import Life, RecordStore
 from transfer_engine.engine.recovery import Replays
@@ -123,6 +126,16 @@ def wire(
     )
     scanner = Scanner("scanner", replays.scan, settings.scan_interval_ms)
     deadlines = Deadlines(settings.deadline_ms)
+    reconciler = Reconciler(
+        Comparison(ledger, records, Rules(registry, assets)),
+        alerts,
+        is_open=lambda req_id: open_transfers.find(req_id) is not None,
+        clock_ms=clock_ms,
+        settings=settings,
+    )
+    children = _children(heartbeat, deadlines, recorder, submitter, drives, scanner, pool)
+    if settings.reconcile:
+        children.append(ChildSpec("reconciler", reconciler.run))
     return Parts(
         settings=settings,
         assets=assets,
@@ -136,12 +149,13 @@ def wire(
         drives=drives,
         pool=pool,
         scanner=scanner,
+        reconciler=reconciler,
         resolver=Resolver(coordinator=coordinator, endings=endings, submitter=submitter),
         admission=admission,
         completion=completion,
         deadlines=deadlines,
         heartbeat=heartbeat,
-        supervisor=_supervisor(heartbeat, deadlines, recorder, submitter, drives, scanner, pool, alerts),
+        supervisor=_supervisor(children, alerts),
         alerts=alerts,
     )
 
@@ -165,7 +179,7 @@ def _users(settings: Settings, coordinator: Coordinator, drives: Drives) -> Acto
     )
 
 
-def _supervisor(
+def _children(
     heartbeat: Heartbeat,
     deadlines: Deadlines,
     recorder: Recorder,
@@ -173,22 +187,25 @@ def _supervisor(
     drives: Drives,
     scanner: Scanner,
     pool: ActorPool[int, OpenTransfer],
-    alerts: Alerts,
-) -> Supervisor:
-    """Return the supervisor; its children stop in reverse, each drained before those that it hands work to."""
+) -> list[ChildSpec]:
+    """Return what must run; they stop in reverse, each drained before those that it hands work to."""
+    return [
+        ChildSpec("heartbeat", heartbeat.run),
+        ChildSpec("deadlines", deadlines.run),
+        ChildSpec("recorder", recorder.rows.run, drain=recorder.rows.wait_drained),
+        ChildSpec("journal", recorder.intents.run, drain=recorder.intents.wait_drained),
+        ChildSpec("submitter", submitter.transfers.run, drain=submitter.transfers.wait_drained),
+        ChildSpec("account opener", submitter.accounts.run, drain=submitter.accounts.wait_drained),
+        ChildSpec("drives", drives.run, drain=drives.wait_drained),
+        ChildSpec("scanner", scanner.run),
+        ChildSpec("users", pool.run, drain=pool.wait_drained),
+    ]
+
+
+def _supervisor(children: list[ChildSpec], alerts: Alerts) -> Supervisor:
     return Supervisor(
         "engine",
-        [
-            ChildSpec("heartbeat", heartbeat.run),
-            ChildSpec("deadlines", deadlines.run),
-            ChildSpec("recorder", recorder.rows.run, drain=recorder.rows.wait_drained),
-            ChildSpec("journal", recorder.intents.run, drain=recorder.intents.wait_drained),
-            ChildSpec("submitter", submitter.transfers.run, drain=submitter.transfers.wait_drained),
-            ChildSpec("account opener", submitter.accounts.run, drain=submitter.accounts.wait_drained),
-            ChildSpec("drives", drives.run, drain=drives.wait_drained),
-            ChildSpec("scanner", scanner.run),
-            ChildSpec("users", pool.run, drain=pool.wait_drained),
-        ],
+        children,
         restarts_most=_RESTARTS_MOST,
         backoff=Backoff(first_ms=10, most_ms=1_000),
         on_crash=lambda name, error: alerts.critical("actor_crashed", actor=name, error=repr(error)),

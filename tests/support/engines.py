@@ -50,6 +50,7 @@ PAIRS = {
 SETTINGS = Settings(
     scan_interval_ms=500,
     stale_after_ms=3_000,
+    reconcile=False,  # its calls would be counted among those that fates are given to
     services=(
         *DEFAULT_SERVICES,
         *(ServiceSettings(name=name, code=code, kind="core") for name, code in CORE_CODES.items()),
