@@ -1,7 +1,7 @@
-"""A real Cassandra for tests, if this machine has `java` and `mvn`: fetched once into a cache, started from its jars.
+"""A real Cassandra for tests, if this machine has `java` and `mvn`: fetched once, and started from its jars.
 
-The cache is a folder in the user's cache directory, or ``TRANSFER_ENGINE_TEST_CACHE``; ``CASSANDRA_JARS`` names a folder
-that has the jars already.
+The cache is a folder in the user's cache directory, or ``TRANSFER_ENGINE_TEST_CACHE``; ``CASSANDRA_JARS`` names a
+folder that has the jars already.
 """
 
 import atexit

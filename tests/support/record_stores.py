@@ -1,11 +1,12 @@
 """Records to store, and the record stores that the contract suite is run against."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
+from support.cassandra_stores import CassandraStore
 from support.memory_records import MemoryRecords
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.records.sqlite import open_sqlite_records
@@ -36,7 +37,11 @@ class MemoryStore:
         yield self.records
 
 
-STORES = {"sqlite": SqliteStore, "memory": MemoryStore}
+STORES: dict[str, Callable[[Path], Reopenable]] = {
+    "sqlite": SqliteStore,
+    "memory": MemoryStore,
+    "cassandra": CassandraStore,
+}
 
 
 def record(number: int, state: str = "committed", **changes: Any) -> TransferRecord:

@@ -1,0 +1,91 @@
+"""Keyspaces for tests of the record store, in the process's one Cassandra."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+from cassandra.cluster import Session
+
+from support.cassandra_server import CassandraMissing, CassandraServer, shared_cassandra
+from transfer_engine.engine.records import cassandra_cluster, cassandra_schema
+from transfer_engine.engine.records.cassandra_store import CassandraRecords, open_cassandra_records
+from transfer_engine.engine.settings import CassandraSettings
+
+TIMEOUT_MS: Final = 30_000
+"""A test's machine is slow and shared; tests of the deadline take one of their own."""
+
+_SHARED_KEYSPACE: Final = "shared"
+_TABLES: Final = ("transfers", "history", "history_periods", "intents", "intent_buckets", "marks", "claims")
+_numbers = count()
+
+
+def server_or_skip() -> CassandraServer:
+    """Return the process's Cassandra, or skip the test in a loud line."""
+    try:
+        return shared_cassandra()
+    except CassandraMissing as missing:
+        pytest.skip(str(missing))
+
+
+def settings_of(server: CassandraServer, **changes: Any) -> CassandraSettings:
+    """Return the settings of a keyspace on a server; a fresh one unless ``keyspace`` is said."""
+    fields: dict[str, Any] = {
+        "contact_points": (server.address,),
+        "keyspace": f"test_{next(_numbers)}",
+        "replication_factor": 1,
+        "connect_timeout_ms": TIMEOUT_MS,
+        "timeout_ms": TIMEOUT_MS,
+    }
+    return CassandraSettings(**fields | changes)
+
+
+@contextmanager
+def connected(settings: CassandraSettings) -> Iterator[Session]:
+    """A session of the driver's own, to do by hand what the record store would not."""
+    session = cassandra_cluster.connect(settings)
+    try:
+        yield session
+    finally:
+        cassandra_cluster.shut_down(session)
+
+
+def empty_shared_keyspace(server: CassandraServer) -> CassandraSettings:
+    """Return the settings of a keyspace that all tests share, one after the other, with nothing in it.
+
+    A keyspace of its own takes a test 0.5 s, and the server some memory for good; to empty this one takes 0.1 s.
+    """
+    settings = settings_of(server, keyspace=_SHARED_KEYSPACE)
+    with connected(settings) as session:
+        if not cassandra_schema.read_version(session, settings.keyspace):
+            cassandra_schema.apply(settings, lambda _: None)
+        tables = [f"{_SHARED_KEYSPACE}.{table}" for table in _TABLES]
+        used = [table for table in tables if list(session.execute(f"SELECT * FROM {table} LIMIT 1"))]
+        for future in [session.execute_async(f"TRUNCATE {table}", timeout=60) for table in used]:
+            future.result()
+    return settings
+
+
+@asynccontextmanager
+async def open_quietly(settings: CassandraSettings) -> AsyncIterator[CassandraRecords]:
+    """Open a record store; once it is closed, nothing that it sent is on its way any more."""
+    async with open_cassandra_records(settings) as store:
+        try:
+            yield store
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(TIMEOUT_MS / 1000):
+                while store.statistics().in_flight:  # noqa: ASYNC110  nobody tells
+                    await trio.sleep(0.005)
+
+
+class CassandraStore:
+    """An empty record store that can be closed and opened again; skips where there is no server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = empty_shared_keyspace(server_or_skip())
+
+    def open(self) -> "Any":
+        return open_quietly(self.settings)
