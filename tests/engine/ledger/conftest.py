@@ -11,10 +11,12 @@ import trio
 
 from support.inline_ledger import InlineLedger
 from support.ledger_books import Books
-from support.tigerbeetle_server import find_binary, running_server
+from support.tigerbeetle_server import Cluster, find_binary, running_cluster, running_server
 from transfer_engine.engine.ledger.embedded import open_embedded_ledger
 from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.ledger.tigerbeetle_client import TigerBeetleLedger, open_tigerbeetle_ledger
+
+NO_SERVER = "NOT TESTED against a real TigerBeetle: put `tigerbeetle` on PATH or set TIGERBEETLE_BINARY"
 
 
 @dataclass
@@ -30,9 +32,19 @@ class Backend:
 def tigerbeetle_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     binary = find_binary()
     if binary is None:
-        pytest.skip("NOT TESTED against a real TigerBeetle: put `tigerbeetle` on PATH or set TIGERBEETLE_BINARY")
+        pytest.skip(NO_SERVER)
     with running_server(binary, tmp_path_factory.mktemp("tigerbeetle")) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def tigerbeetle_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One replica that a module's tests may pause, kill and restart; each leaves it running."""
+    binary = find_binary()
+    if binary is None:
+        pytest.skip(NO_SERVER)
+    with running_cluster(binary, tmp_path_factory.mktemp("tigerbeetle")) as cluster:
+        yield cluster
 
 
 @asynccontextmanager
