@@ -13,6 +13,7 @@ import click
 
 from transfer_engine.http.demo import demo
 from transfer_engine.http.operator_commands import balances, credit, resolve, show, transfer
+from transfer_engine.http.schema_commands import schema
 
 PROGRAM: Final = "transfer-engine"
 
@@ -42,7 +43,7 @@ def serve(config: Path | None, host: str | None, port: int | None, data_dir: Pat
     from transfer_engine.engine.backends import DataDirUnusable  # noqa: PLC0415
     from transfer_engine.engine.garbage import tune_garbage_collection  # noqa: PLC0415
     from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable  # noqa: PLC0415
-    from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsUnavailable  # noqa: PLC0415
+    from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsMisconfigured, RecordsUnavailable  # noqa: PLC0415
     from transfer_engine.engine.services.simulated import SimulatedCoreUnavailable  # noqa: PLC0415
     from transfer_engine.http.configuration_file import ConfigurationError  # noqa: PLC0415
     from transfer_engine.http.listeners import CannotListen  # noqa: PLC0415
@@ -63,6 +64,7 @@ def serve(config: Path | None, host: str | None, port: int | None, data_dir: Pat
         LedgerDamaged,
         LedgerUnavailable,
         RecordsDamaged,
+        RecordsMisconfigured,
         RecordsUnavailable,
         SimulatedCoreUnavailable,
     ) as error:
@@ -78,7 +80,7 @@ def _announce(url: str) -> None:
     sys.stdout.flush()
 
 
-for _command in (transfer, show, resolve, balances, credit, demo):
+for _command in (transfer, show, resolve, balances, credit, demo, schema):
     commands.add_command(_command)
 
 

@@ -1,6 +1,7 @@
 """The record store's schema in Cassandra: what to send, what a keyspace has, and how to bring it up to date."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -131,19 +132,11 @@ def apply(settings: CassandraSettings, tell: Callable[[str], None]) -> None:
 
 
 def _apply(driver: Session, settings: CassandraSettings, tell: Callable[[str], None]) -> None:
-    nodes: dict[str, int] = {}
-    for host in driver.cluster.metadata.all_hosts():
-        nodes[host.datacenter] = nodes.get(host.datacenter, 0) + 1
+    nodes = Counter(host.datacenter for host in driver.cluster.metadata.all_hosts())
     keyspace, needed = settings.keyspace, newest_version()
-    if not _has_keyspace(driver, keyspace):
-        factor = settings.replication_factor
-        tell(f"keyspace {keyspace}: made, with {factor} replicas in {', '.join(sorted(nodes))}")
-        for data_centre, count in sorted(nodes.items()):
-            if count < factor:
-                tell(
-                    f"careful: {data_centre} has {count} nodes for {factor} replicas; writes need {factor // 2 + 1} of "
-                    "them (see --replication-factor)"
-                )
+    is_new = not _has_keyspace(driver, keyspace)
+    if is_new:
+        _check_replicas(nodes, settings)
     version = read_version(driver, keyspace)
     if version > needed:
         raise RecordsMisconfigured(
@@ -154,4 +147,15 @@ def _apply(driver: Session, settings: CassandraSettings, tell: Callable[[str], N
         return
     for statement in statements(settings, after_version=version, data_centres=tuple(sorted(nodes))):
         driver.execute(statement, timeout=max(settings.connect_timeout_ms / 1000, 30.0))
+    if is_new:
+        tell(f"keyspace {keyspace}: made, {settings.replication_factor} replicas in {', '.join(sorted(nodes))}")
     tell(f"keyspace {keyspace}: schema version {needed} applied")
+
+
+def _check_replicas(nodes: Mapping[str, int], settings: CassandraSettings) -> None:
+    for data_centre, count in sorted(nodes.items()):
+        if count < settings.replication_factor:
+            raise RecordsMisconfigured(
+                f"cassandra.replication_factor is {settings.replication_factor}, and data centre {data_centre} has "
+                f"nodes: {count}. Start the others first, or say --replication-factor {count}"
+            )

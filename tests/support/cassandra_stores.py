@@ -63,7 +63,7 @@ def empty_shared_keyspace(server: CassandraServer) -> CassandraSettings:
         if not cassandra_schema.read_version(session, settings.keyspace):
             cassandra_schema.apply(settings, lambda _: None)
         tables = [f"{_SHARED_KEYSPACE}.{table}" for table in _TABLES]
-        used = [table for table in tables if list(session.execute(f"SELECT * FROM {table} LIMIT 1"))]
+        used = [table for table in tables if list(session.execute(f"SELECT * FROM {table} LIMIT 1"))]  # noqa: S608
         for future in [session.execute_async(f"TRUNCATE {table}", timeout=60) for table in used]:
             future.result()
     return settings
