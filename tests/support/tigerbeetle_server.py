@@ -7,24 +7,16 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
-import tigerbeetle as tb
-import trio
-
-Answer = TypeVar("Answer")
 START_DEADLINE_S = 60
 STOP_DEADLINE_S = 10
 LOG_TAIL_CHARACTERS = 2_000
 SMALL_REPLICA = ("--development", "--experimental", "--limit-request=1MiB", "--memory-lsm-manifest=16MiB")
 """As little memory as it can do with (1.7 GiB each), but requests of the full size."""
 PRIMARY_SINCE = re.compile(r"transition_to_normal_from_\w+: view=(?:\d+\.\.)?(\d+) primary")
-
-CLIENTS_MAX = 8
-"""Sessions that the tests use at once; the server itself has 64."""
 
 
 def find_binary() -> str | None:
@@ -228,38 +220,3 @@ def _free_ports(count: int) -> list[int]:
     with ExitStack() as taken:
         probes = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [probe.getsockname()[1] for probe in probes]
-
-
-class ThreadedTigerBeetle:
-    """The client's blocking calls, each in a thread: a ledger for tests."""
-
-    def __init__(self, client: tb.ClientSync) -> None:
-        self._client = client
-        self._turn = trio.CapacityLimiter(1)
-
-    async def _call(self, method: Callable[[Any], Answer], argument: Any) -> Answer:
-        return await trio.to_thread.run_sync(method, argument, limiter=self._turn)
-
-    async def create_accounts(self, accounts: Sequence[tb.Account]) -> list[tb.CreateAccountResult]:
-        return await self._call(self._client.create_accounts, list(accounts))
-
-    async def create_transfers(self, transfers: Sequence[tb.Transfer]) -> list[tb.CreateTransferResult]:
-        return await self._call(self._client.create_transfers, list(transfers))
-
-    async def lookup_accounts(self, account_ids: Sequence[int]) -> list[tb.Account]:
-        return await self._call(self._client.lookup_accounts, list(account_ids))
-
-    async def lookup_transfers(self, transfer_ids: Sequence[int]) -> list[tb.Transfer]:
-        return await self._call(self._client.lookup_transfers, list(transfer_ids))
-
-    async def get_account_transfers(self, account_filter: tb.AccountFilter) -> list[tb.Transfer]:
-        return await self._call(self._client.get_account_transfers, account_filter)
-
-    async def get_account_balances(self, account_filter: tb.AccountFilter) -> list[tb.AccountBalance]:
-        return await self._call(self._client.get_account_balances, account_filter)
-
-    async def query_accounts(self, query_filter: tb.QueryFilter) -> list[tb.Account]:
-        return await self._call(self._client.query_accounts, query_filter)
-
-    async def query_transfers(self, query_filter: tb.QueryFilter) -> list[tb.Transfer]:
-        return await self._call(self._client.query_transfers, query_filter)

@@ -38,13 +38,23 @@ def tigerbeetle_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 @pytest.fixture(scope="module")
-def tigerbeetle_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One replica that a module's tests may pause, kill and restart; each leaves it running."""
+def _one_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     binary = find_binary()
     if binary is None:
         pytest.skip(NO_SERVER)
     with running_cluster(binary, tmp_path_factory.mktemp("tigerbeetle")) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def tigerbeetle_cluster(_one_replica: Cluster) -> Iterator[Cluster]:
+    """One replica that a test may pause and kill; the next one finds it running again."""
+    yield _one_replica
+    [replica] = _one_replica.replicas
+    if replica.running:
+        replica.resume()
+    else:
+        replica.start()
 
 
 @asynccontextmanager
