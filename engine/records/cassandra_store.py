@@ -13,7 +13,7 @@ from cassandra.cluster import Session
 
 from transfer_engine.engine.records import cassandra_cluster
 from transfer_engine.engine.records.cassandra_claims import CassandraClaims
-from transfer_engine.engine.records.cassandra_errors import translate
+from transfer_engine.engine.records.cassandra_errors import BatchTooLarge, translate
 from transfer_engine.engine.records.cassandra_history import CassandraHistory
 from transfer_engine.engine.records.cassandra_journal import CassandraJournal
 from transfer_engine.engine.records.cassandra_messages import (
@@ -36,13 +36,19 @@ from transfer_engine.engine.records.protocol import (
     JournalBlob,
     Life,
     RecordPage,
+    RecordsMisconfigured,
     RecordsUnavailable,
 )
 from transfer_engine.engine.settings import CassandraSettings
 from transfer_engine.schema.transfers import TransferRecord
 
 BATCH_BYTES_MOST: Final = 20 * 1024
-"""Packed bytes in one batch: the server counts about twice as many against its limit of 50 KiB."""
+"""Packed bytes in one batch: the server counts up to twice as many against its limit of 50 KiB.
+
+Halved whenever a server's limit turns out to be lower. Larger ones cost it no less CPU, smaller ones cost more."""
+
+BATCH_BYTES_LEAST: Final = 1024
+"""A server whose limit is below this is set up wrongly."""
 
 LOOK_UP_MOST: Final = 50
 """Rows in one look-up; ScyllaDB allows 100 partitions."""
@@ -77,6 +83,7 @@ class CassandraRecords:
         self._packer = RowPacker(
             row=statements.row_prefix, history=statements.history_prefix, period=statements.period_prefix
         )
+        self._batch_bytes = BATCH_BYTES_MOST
         self._known_periods: KnownKeys[tuple[int, int]] = KnownKeys(KNOWN_PERIODS_MOST)
         self._claims = CassandraClaims(session, statements)
         self._journal = CassandraJournal(session, statements)
@@ -129,10 +136,17 @@ class CassandraRecords:
             RecordsUnavailable: anything may have been written: write the same again.
         """
         requests = self._journal.appends(blobs)
-        periods: set[tuple[int, int]] = set()
-        if records:
-            requests += self._pack(records, periods)
-        await self._session.execute_all(requests)
+        while True:
+            periods: set[tuple[int, int]] = set()
+            batches = self._pack(records, periods) if records else []
+            try:
+                await self._session.execute_all(requests + batches)
+            except BatchTooLarge:
+                if self._batch_bytes <= BATCH_BYTES_LEAST:
+                    raise
+                self._batch_bytes //= 2
+            else:
+                break
         self._journal.appended(blobs)
         for place in periods:
             self._known_periods.add(place)
@@ -156,7 +170,7 @@ class CassandraRecords:
                     periods.add(place)
                     added.append(packer.period(*place))
             added_size = sum(map(len, added))
-            if entries and size + added_size > BATCH_BYTES_MOST:
+            if entries and size + added_size > self._batch_bytes:
                 batches.append((batch_request(entries, self._consistency), ANYWHERE))
                 entries, size = [], 0
             entries += added
@@ -258,6 +272,9 @@ def _connect(settings: CassandraSettings) -> tuple[Session, Statements]:
     try:
         check_schema(driver, settings)
         return driver, prepare_statements(driver, settings.keyspace)
+    except RecordsMisconfigured:  # an answer: whoever waits for the cluster to come would wait for ever
+        cassandra_cluster.shut_down(driver)
+        raise
     except Exception as error:
         cassandra_cluster.shut_down(driver)
         raise translate(error, settings) from error

@@ -23,7 +23,7 @@ async def test_killed_and_restarted_under_load(pair: Pair, tmp_path: Path) -> No
     scene = Scene(pair, tmp_path)
     async with scene.played() as (_, users):
         await users.until_decided(60)
-        pair.cassandra.kill()
+        await pair.kill_cassandra()
         await users.until(lambda users: users.pending > 0 and users.refused > 0)
         await pair.cassandra_returns()
         await users.until_decided(60)
@@ -89,7 +89,7 @@ async def test_both_are_gone_at_the_end_and_at_the_next_start(pair: Pair, tmp_pa
         await scene.users.fund()
         async with scene.load() as users:
             await users.until_decided(60)
-            pair.cassandra.kill()
+            await pair.kill_cassandra()
             pair.cluster.stop()
             await users.until(lambda users: users.pending > 0)
             server.send(signal.SIGTERM)

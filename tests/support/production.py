@@ -55,6 +55,11 @@ class Pair:
             },
         }
 
+    async def kill_cassandra(self) -> None:
+        """End it by `kill -9`; its tables outlive that, as they would on a server that is not in a hurry."""
+        await trio.to_thread.run_sync(self.cassandra.keep_schema)
+        self.cassandra.kill()
+
     async def cassandra_returns(self) -> None:
         """Start Cassandra again, and wait until it takes connections."""
         await trio.to_thread.run_sync(self.cassandra.restart)
