@@ -120,34 +120,36 @@ class CassandraClaims:
     async def _decide(
         self, node: int, name: str, values: Callable[[], Sequence[bytes]], is_done: Callable[[], Awaitable[bool]]
     ) -> None:
-        """Ask a lightweight transaction until it is certain what became of it, for ``timeout_ms`` and one attempt.
+        """Ask a lightweight transaction until it is certain what became of it, or ``timeout_ms`` have passed.
 
-        ``is_done`` reads the claim back: True where the transaction counts as applied, False where it may be asked
-        again; it raises ClaimLost where it never can be.
+        The last attempt may take as long again. ``is_done`` reads the claim back: True where the transaction counts as
+        applied, False where it may be asked again; it raises ClaimLost where it never can be.
         """
         give_up_at = trio.current_time() + self._timeout_s
+        is_asked = False
         while True:
             fault: RecordsUnavailable | None = None
             try:
-                rows = await self._session.execute(
-                    *self._statements.request(
-                        name,
-                        values(),
-                        self._consistency,
-                        routing_key=int_key(node),
-                        serial_consistency=self._serial,
-                    )
-                )
+                if not is_asked:
+                    is_asked = True
+                    if await self._ask(node, name, values()):
+                        return
+                if await is_done():
+                    return
+                is_asked = False
             except RecordsUnavailable as error:
                 fault = error
-            else:
-                if rows and rows[0][0]:
-                    return
-            if await is_done():
-                return
             if trio.current_time() >= give_up_at:
                 raise fault or RecordsUnavailable(f"the claim of node {node} is contended")
             await trio.sleep(CONTENTION_PAUSE_S)
+
+    async def _ask(self, node: int, name: str, values: Sequence[bytes]) -> bool:
+        rows = await self._session.execute(
+            *self._statements.request(
+                name, values, self._consistency, routing_key=int_key(node), serial_consistency=self._serial
+            )
+        )
+        return bool(rows and rows[0][0])
 
 
 def _claim_of(row: Sequence[object]) -> Claim:

@@ -17,6 +17,11 @@ from transfer_engine.engine.settings import CassandraSettings
 
 SCHEMA_APPLY: Final = "transfer-engine schema apply"
 
+
+class BatchTooLarge(RecordsMisconfigured):
+    """The server allows only smaller batches than we sent."""
+
+
 _REFUSALS: Final = (InvalidRequest, SyntaxException, ConfigurationException, AlreadyExists)
 
 
@@ -30,6 +35,8 @@ def translate(error: BaseException, settings: CassandraSettings) -> Exception:
         return RecordsMisconfigured(
             f"cassandra.username {settings.username!r} lacks a permission on keyspace {settings.keyspace}: {error}"
         )
+    if isinstance(error, InvalidRequest) and "Batch too large" in str(error):
+        return BatchTooLarge("the server's batch_size_fail_threshold is too small for a single transfer: raise it")
     if isinstance(error, _REFUSALS):
         return RecordsMisconfigured(
             f"the server refused a statement on keyspace {settings.keyspace}: {_words(error)}; "

@@ -61,7 +61,7 @@ def statements(settings: CassandraSettings, *, after_version: int = 0, data_cent
                 found.append(text)
         found.append(
             f"INSERT INTO {settings.keyspace}.schema_version (component, version) "  # noqa: S608
-            f"VALUES ('{COMPONENT}', {version}) USING TIMESTAMP 1"
+            f"VALUES ('{COMPONENT}', {version})"
         )
     return found
 
