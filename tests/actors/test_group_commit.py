@@ -4,6 +4,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from support.flush_server import Callers
 from transfer_engine.actors import FlushCrashed, FlushMiscounted, GroupCommit, GroupCommitFull
 
 
@@ -57,27 +58,6 @@ class Store:
 @pytest.fixture
 def store():
     return Store()
-
-
-class Callers:
-    """Tasks that each submit one entry and keep what they got for it."""
-
-    def __init__(self, group_commit, nursery):
-        self.group_commit = group_commit
-        self.nursery = nursery
-        self.got = {}
-
-    async def submit(self, *entries):
-        """Start one caller an entry; their entries are taken in this order."""
-        for entry in entries:
-            self.nursery.start_soon(self._call, entry)
-            await wait_all_tasks_blocked()
-
-    async def _call(self, entry):
-        try:
-            self.got[entry] = await self.group_commit.submit(entry)
-        except Exception as error:  # noqa: BLE001
-            self.got[entry] = error
 
 
 async def restarting(group_commit, crashes, task_status=trio.TASK_STATUS_IGNORED):
