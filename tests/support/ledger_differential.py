@@ -1,7 +1,7 @@
 """Real TigerBeetle, the embedded ledger and the model side by side: every answer of TigerBeetle is the right one."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -11,7 +11,7 @@ from random import Random
 import tigerbeetle as tb
 
 from support.ledger_events import NUMBER_MAX, EventGenerator
-from support.ledger_model import LedgerModel
+from support.ledger_model import LedgerModel, expires_at
 from transfer_engine.engine.ledger.embedded import open_embedded_ledger
 from transfer_engine.engine.ledger.protocol import Ledger
 
@@ -69,6 +69,11 @@ class SideBySide:
         self.now_ns = 0
         self.last_timestamp = 0
 
+    def expiries(self) -> list[int]:
+        """When each open hold expires (ns), for those that ever do within a test."""
+        holds = [self.model.transfers[one] for one, state in self.model.outcome_of_hold.items() if state == "pending"]
+        return [expires_at(one) for one in holds if 0 < one.timeout < FOR_EVER_S]
+
     async def begin(self) -> None:
         """Make the first accounts and give them money."""
         await self.create_accounts(self.generate.first_accounts())
@@ -81,24 +86,26 @@ class SideBySide:
             await self.create_accounts(self.generate.batch(self.generate.account))
         elif draw < 0.85:
             await self.create_transfers(self.generate.batch(self.generate.transfer))
+        elif draw < 0.87:
+            await self.create_transfers(self.generate.near_the_top())
         else:
             await self.create_transfers(self.generate.hold_and_post() + self.generate.hold_and_post())
 
     async def create_accounts(self, batch: list[tb.Account]) -> None:
         results = await self.real.create_accounts(batch)
         first = self._begin_at(results, tb.CreateAccountStatus.EXISTS)
-        expected = [(one.timestamp, one.status) for one in results]
-        self._compare("the model", batch, expected, self.model.create_accounts(batch, first))
+        self._compare_results("the model", batch, results, self.model.create_accounts(batch, first))
         answers = await self.embedded.create_accounts(batch)
-        self._compare("the embedded ledger", batch, expected, [(one.timestamp, one.status) for one in answers])
+        self._compare_results("the embedded ledger", batch, results, map(_as_pair, answers))
 
-    async def create_transfers(self, batch: list[tb.Transfer]) -> None:
+    async def create_transfers(self, batch: list[tb.Transfer], *, with_model: bool = True) -> None:
+        """Without the model, which copies itself for each chain, if there are too many for it."""
         results = await self.real.create_transfers(batch)
         first = self._begin_at(results, tb.CreateTransferStatus.EXISTS)
-        expected = [(one.timestamp, one.status) for one in results]
-        self._compare("the model", batch, expected, self.model.create_transfers(batch, first))
+        if with_model:
+            self._compare_results("the model", batch, results, self.model.create_transfers(batch, first))
         answers = await self.embedded.create_transfers(batch)
-        self._compare("the embedded ledger", batch, expected, [(one.timestamp, one.status) for one in answers])
+        self._compare_results("the embedded ledger", batch, results, map(_as_pair, answers))
 
     def _begin_at(self, results: Sequence[tb.CreateAccountResult | tb.CreateTransferResult], exists: int) -> int:
         """Set the clocks to the timestamp that TigerBeetle gave the first event, and return it."""
@@ -120,18 +127,25 @@ class SideBySide:
         self.now_ns = now_ns
         self.model.expire(now_ns)
 
-    def _compare(self, other: str, batch: Sequence[object], expected: list, answers: list) -> None:
-        assert len(expected) == len(batch), f"TigerBeetle gave {len(expected)} answers to {len(batch)} events"
+    def _compare_results(self, other: str, batch: Sequence[object], results: Sequence, answers: Iterable) -> None:
+        rights = list(map(_as_pair, results))
+        answers = list(answers)
+        assert len(rights) == len(batch), f"TigerBeetle gave {len(rights)} answers to {len(batch)} events"
         assert len(answers) == len(batch), f"{other} gave {len(answers)} answers to {len(batch)} events"
-        for index, (event, right, answer) in enumerate(zip(batch, expected, answers, strict=True)):
+        for index, (event, right, answer) in enumerate(zip(batch, rights, answers, strict=True)):
             assert answer == right, (
                 f"event {index} of {len(batch)}: TigerBeetle says {right!r}, {other} says {answer!r} to\n{event!r}\n"
                 "after\n" + "\n".join(map(repr, batch[:index]))
             )
 
+    async def balances_agree(self) -> bool:
+        """Whether TigerBeetle's accounts are already what the model says."""
+        expected = [self.model.accounts[one] for one in self.generate.account_ids if one in self.model.accounts]
+        return await self.real.lookup_accounts(self.generate.account_ids) == expected
+
     async def compare_books(self) -> None:
         """Compare all accounts with their balances, and all transfers."""
-        account_ids = [*self.generate.account_ids[::-1], self.generate.account_ids[0]]
+        account_ids = [0, NUMBER_MAX, *self.generate.account_ids[::-1], self.generate.account_ids[0]]
         expected = await self.real.lookup_accounts(account_ids)
         found = self.model.accounts
         self._compare_found("accounts", "the model", expected, [found[one] for one in account_ids if one in found])
@@ -152,6 +166,19 @@ class SideBySide:
             "transfers", "the embedded ledger", expected, await self.embedded.lookup_transfers(transfer_ids)
         )
 
+    async def compare_whole_ledger(self) -> None:
+        """Compare all that carries the run's ledger number, page by page, with the embedded ledger alone."""
+        for method in ("query_accounts", "query_transfers"):
+            after = 0
+            while True:
+                wanted = query(ledger=self.generate.ledger, timestamp_min=after)
+                expected = await getattr(self.real, method)(wanted)
+                found = await getattr(self.embedded, method)(wanted)
+                self._compare_found(f"{method}({wanted!r})", "the embedded ledger", expected, found)
+                if not expected:
+                    break
+                after = expected[-1].timestamp + 1
+
     async def compare_queries(self, number: int) -> None:
         """Compare so many random filters of each kind, and the whole of each account."""
         everything = [
@@ -166,7 +193,7 @@ class SideBySide:
                 limit=8189,
                 flags=tb.AccountFilterFlags.DEBITS | tb.AccountFilterFlags.CREDITS,
             )
-            for one in self.generate.account_ids
+            for one in self.model.accounts
         ]
         for wanted in [*everything, *(self.generate.account_filter() for _ in range(number))]:
             for method in ("get_account_transfers", "get_account_balances"):
@@ -188,6 +215,24 @@ class SideBySide:
             f"{question}: {other} differs.\nTigerBeetle has {[one for one in expected if one not in found]}\n"
             f"instead of {[one for one in found if one not in expected]}\n(in order: {expected}\nand {found})"
         )
+
+
+def query(*, ledger: int, timestamp_min: int) -> tb.QueryFilter:
+    return tb.QueryFilter(
+        user_data_128=0,
+        user_data_64=0,
+        user_data_32=0,
+        ledger=ledger,
+        code=0,
+        timestamp_min=timestamp_min,
+        timestamp_max=0,
+        limit=8189,
+        flags=tb.QueryFilterFlags.NONE,
+    )
+
+
+def _as_pair(result: tb.CreateAccountResult | tb.CreateTransferResult) -> tuple[int, object]:
+    return result.timestamp, result.status
 
 
 @asynccontextmanager

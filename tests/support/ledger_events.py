@@ -10,6 +10,7 @@ from random import Random
 import tigerbeetle as tb
 
 from support.ledger_model import LedgerModel
+from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX
 
 NUMBER_MAX = 2**128 - 1
 TRANSFER_FIELDS = [field.name for field in fields(tb.Transfer) if field.name not in ("id", "timestamp")]
@@ -27,8 +28,8 @@ class EventGenerator:
         self.base = base
         self.ledger = ledger
         self.timeouts = timeouts
-        self.account_ids = [base + number for number in range(1, 10)]
-        """The last one is never made on purpose."""
+        self.account_ids = [base + number for number in range(1, 33)]
+        """The first eight are made at the start, the others when an event happens to be right."""
         self.transfer_ids = [base + number for number in range(1, 97)]
         self.money_ids = [base + number for number in (1001, 1002, 1003)]
 
@@ -93,13 +94,18 @@ class EventGenerator:
             self.change(event, self.random.choice([*TRANSFER_FIELDS, "id", "timestamp", "linked"]))
         return event
 
+    def transfer_id(self) -> int:
+        """Mostly one that is not taken yet."""
+        first, second = self.random.sample(self.transfer_ids, 2)
+        return second if first in self.model.transfers and self.chance(75) else first
+
     def movement(self) -> tb.Transfer:
         debit, credit = self.random.sample(self.account_ids[:6], 2)
         flags = self.one_of(0, 0, 2, 2, 2, 0x10, 0x20, 0x12, 0x30)
         if self.chance(4):
             flags = self.one_of(0x42, 0x82, 0xC2)
         return tb.Transfer(
-            id=self.random.choice(self.transfer_ids),
+            id=self.transfer_id(),
             debit_account_id=debit,
             credit_account_id=credit,
             amount=self.amount(),
@@ -113,7 +119,7 @@ class EventGenerator:
     def settlement(self, hold: tb.Transfer) -> tb.Transfer:
         flags = self.one_of(4, 4, 8)
         event = tb.Transfer(
-            id=self.random.choice(self.transfer_ids),
+            id=self.transfer_id(),
             amount=NUMBER_MAX if flags == 4 else 0,
             pending_id=hold.id,
             flags=tb.TransferFlags(flags),
@@ -144,7 +150,7 @@ class EventGenerator:
             ids = self.transfer_ids if isinstance(event, tb.Transfer) else self.account_ids
             event.id = self.one_of(0, NUMBER_MAX, *ids[:20])
         elif field.endswith("account_id"):
-            event.__setattr__(field, self.one_of(0, NUMBER_MAX, *self.account_ids, *self.account_ids))
+            event.__setattr__(field, self.one_of(0, NUMBER_MAX, *self.account_ids[:9], *self.account_ids[:9]))
         elif field == "ledger":
             event.ledger = self.one_of(0, self.ledger, self.ledger + 1)
         elif field == "timeout":
@@ -186,6 +192,36 @@ class EventGenerator:
         post = self.settlement(hold)
         return [hold, post]
 
+    def full_batch(self, number: int) -> list[tb.Transfer]:
+        """As many transfers as one request takes, most of them sensible, without a look at the model."""
+        ids = [self.base + (number << 40) + (one << 20) for one in range(1, BATCH_EVENTS_MAX)]
+        batch: list[tb.Transfer] = []
+        holds: list[tb.Transfer] = []
+        for _ in range(BATCH_EVENTS_MAX):
+            if batch and self.chance(10):
+                event = replace(self.random.choice(batch))
+            elif holds and self.chance(40):
+                event = replace(self.settlement(self.random.choice(holds[-9:])), id=self.random.choice(ids))
+            else:
+                event = replace(self.movement(), id=self.random.choice(ids), amount=self.random.randint(0, 9))
+                event.flags = tb.TransferFlags(int(event.flags) & 0x32)
+                if int(event.flags) & 2:
+                    holds.append(event)
+            if self.chance(5):
+                self.change(event, "linked")
+            batch.append(event)
+        return batch
+
+    def near_the_top(self) -> list[tb.Transfer]:
+        """Holds and moves back and forth between two accounts without limits, until numbers overflow."""
+        batch = [self.movement() for _ in range(4)]
+        for event in batch:
+            event.flags = tb.TransferFlags(self.one_of(0, 2))
+            event.timeout = 0
+            event.debit_account_id, event.credit_account_id = self.random.sample(self.account_ids[:2], 2)
+            event.amount = self.one_of(2**126, 2**127 - 1, 2**127, NUMBER_MAX - 2**127, NUMBER_MAX)
+        return batch
+
     # Filters
 
     def moment(self) -> int:
@@ -196,7 +232,7 @@ class EventGenerator:
 
     def account_filter(self) -> tb.AccountFilter:
         return tb.AccountFilter(
-            account_id=self.one_of(0, NUMBER_MAX, *self.account_ids, *self.account_ids),
+            account_id=self.one_of(0, NUMBER_MAX, *self.account_ids[:9], *self.account_ids[:9]),
             **self.user_data(),
             code=self.one_of(0, 0, 0, 1, 2),
             timestamp_min=self.moment() if self.chance(50) else 0,

@@ -82,6 +82,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.generate.random.seed(seed)
         self.create_transfers(self.generate.hold_and_post() + self.generate.hold_and_post())
 
+    @rule(seed=SEEDS)
+    def submit_near_the_top(self, seed: int) -> None:
+        self.generate.random.seed(seed)
+        self.create_transfers(self.generate.near_the_top())
+
     @rule(moment=st.sampled_from([1, 10**6, 10**9 - 1, 10**9, 3 * 10**9, -1, -(10**9)]))
     def let_time_pass(self, moment: int) -> None:
         self.now_ns += moment
