@@ -1,10 +1,11 @@
 """The production ledger: a TigerBeetle cluster, through its client's own bindings, for trio.
 
 One session is shared by all callers; it has one request on its way at a time, so ``create_transfers`` calls are applied
-in the order in which they were made. The client never gives a request up: deadlines are ours, and a request that was
-not answered in time stays with the client and may be applied at any later moment. That is why its outcome is unknown,
-never failed, and why a request that is asked again while its former self is still under way joins that one: an outage
-never piles up copies.
+in the order in which they were made. Reads do not wait behind writes that wait for their turn.
+
+The client never gives a request up: deadlines are ours, and a request that was not answered in time stays with the
+client and may be applied at any later moment. That is why its outcome is unknown, never failed, and why a request that
+is asked again while its former self is still under way joins that one: an outage never piles up copies.
 
 This file owns turns, deadlines and sessions; the bytes are ``packing``'s, the C memory is ``tigerbeetle_session``'s.
 """
@@ -42,7 +43,8 @@ _OK: Final = int(PacketStatus.OK)
 
 _SESSION_ENDS: Final[Mapping[int, str]] = {
     PacketStatus.CLIENT_EVICTED: (
-        "the session was evicted: more than 64 clients use this cluster; run fewer engines and tools against it"
+        "the session was evicted, as happens when more than 64 clients use one cluster; "
+        "run fewer engines and tools against it"
     ),
     PacketStatus.CLIENT_RELEASE_TOO_LOW: (
         "the cluster is too new for this client: upgrade the `tigerbeetle` package to the release of the replicas"
@@ -70,7 +72,7 @@ class TigerBeetleStatistics:
     """What a ledger of this kind did so far, and what it holds now."""
 
     in_flight: int
-    """Requests within the client, answered or not yet sent by it."""
+    """Requests that the client holds: sent to the cluster, or about to be."""
     waiting: int
     """Requests that wait for room in the client."""
     unclaimed: int
@@ -303,13 +305,20 @@ class TigerBeetleLedger:
         return None
 
     def _hand_over(self) -> None:
-        """Hand to the client what waits, first in, first out, as far as there is room."""
-        while self._session is not None and self._waiting and self._session.has_room_for(self._waiting[0]):
-            packet = self._waiting[0]
+        """Hand to the client what waits, as far as there is room: first in, first out among those of an operation."""
+        held_up: set[int] = set()
+        for packet in list(self._waiting):
+            if self._session is None or self._session.is_full:
+                return
+            if packet.operation in held_up:
+                continue
+            if not self._session.keeps_order(packet):
+                held_up.add(packet.operation)
+                continue
             if not self._session.submit(packet):
                 self._lose_session(self._session, PacketStatus.CLIENT_EVICTED)
                 return
-            self._waiting.popleft()
+            self._waiting.remove(packet)
             self._sent += 1
             self._events += packet.events
 

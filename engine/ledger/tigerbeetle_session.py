@@ -117,12 +117,15 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session {self._key} with {len(self.packets)} packets>"
 
-    def has_room_for(self, packet: Packet) -> bool:
-        """Tell whether the packet may be handed over now without overtaking another or exceeding the bound."""
-        if len(self.packets) >= self._packets_max:
-            return False
+    @property
+    def is_full(self) -> bool:
+        """Whether the client holds as many packets as it may."""
+        return len(self.packets) >= self._packets_max
+
+    def keeps_order(self, packet: Packet) -> bool:
+        """Tell whether the packet, handed over now, is applied after all of its operation that were before it."""
         if packet.operation not in self._creating:
-            return True
+            return True  # nothing is promised about the order of reads
         packets, events = self._creating[packet.operation]
         return packets < ORDERED_PACKETS_MAX or events + packet.events <= MERGED_EVENTS_MAX
 

@@ -152,6 +152,25 @@ async def test_requests_of_all_sizes_are_applied_in_their_order(tigerbeetle_clus
         assert all(before[1] < after[0] for before, after in pairwise(ordered))
 
 
+async def test_a_read_does_not_wait_behind_transfers_that_wait_for_their_turn(tigerbeetle_cluster: Cluster) -> None:
+    [replica] = tigerbeetle_cluster.replicas
+    async with open_ledger(tigerbeetle_cluster, timeout_ms=60_000) as ledger:
+        books = Books(ledger)
+        source, target = await books.account(), await books.account()
+        replica.pause()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                batch = [books.transfer(source, target, 1) for _ in range(500)]
+                nursery.start_soon(ledger.create_transfers, batch)
+                await wait_all_tasks_blocked()
+            assert (ledger.statistics().in_flight, ledger.statistics().waiting) == (2, 1)
+            nursery.start_soon(ledger.lookup_accounts, [source])
+            await wait_all_tasks_blocked()
+            assert (ledger.statistics().in_flight, ledger.statistics().waiting) == (3, 1)
+            replica.resume()
+        assert await books.balance(target) == (1_500, 0)
+
+
 async def test_killed_and_restarted_under_load_every_batch_is_applied_once(tigerbeetle_cluster: Cluster) -> None:
     [replica] = tigerbeetle_cluster.replicas
     async with open_ledger(tigerbeetle_cluster, timeout_ms=500) as ledger:
