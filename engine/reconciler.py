@@ -49,7 +49,6 @@ UNREADABLE_MOST: Final = 100
 """Errors remembered, likewise."""
 
 _NS_IN_MS: Final = 1_000_000
-_UNAVAILABLE: Final = (LedgerUnavailable, RecordsUnavailable)
 
 
 class ReconcilerStatistics(msgspec.Struct, frozen=True):
@@ -74,7 +73,7 @@ class ReconcilerStatistics(msgspec.Struct, frozen=True):
     rows_rounds: int
     """How often all rows were compared."""
     faults: int
-    """Turns that ended because a backend did not answer, and pages that could not be read."""
+    """Pages that were not compared because a backend did not answer, or because something can't be read."""
 
 
 class Reconciler:
@@ -149,38 +148,45 @@ class Reconciler:
         try:
             while True:
                 await trio.sleep(self._interval_s)
-                try:
-                    await self._turn()
-                except _UNAVAILABLE:  # those who need them for transfers raise the alert
-                    attempt += 1
-                    self._faults += 1
-                    await self._backoff.sleep(attempt)
-                else:
+                if await self._turn():
                     attempt = 0
+                else:
+                    attempt += 1
+                    await self._backoff.sleep(attempt)
         finally:
             self._running = False
 
-    async def _turn(self) -> None:
-        """Read a page of each; a cursor moves on once its page is compared."""
+    async def _turn(self) -> bool:
+        """Read a page of each; False where a backend did not answer. A cursor moves on once its page is compared."""
         self._alerts_left = ALERTS_IN_TURN_MOST
         until_ms = self._clock_ms() - self._margin_ms
-        left = self._page - await self._compare_present(until_ms, max(1, self._page // 2))
-        await self._compare_past(until_ms, max(1, left // 2))
-        await self._compare_rows(max(1, left // 2))
+        is_answered = True
+        for part, limit in (
+            (self._compare_present, self._page // 2),
+            (self._compare_past, self._page // 4),
+            (self._compare_rows, self._page // 4),
+        ):
+            try:
+                await part(until_ms, limit)
+            except (LedgerUnavailable, RecordsUnavailable):  # those who need them for transfers raise the alert
+                self._faults += 1
+                is_answered = False
+            except Exception as error:  # noqa: BLE001  a row that can't be read must not end the engine
+                self._tell_unreadable(error)
         if self._alerts_left < 0:
             self._alerts.critical("books_mismatch", difference="more", more=-self._alerts_left)
+        return is_answered
 
-    async def _compare_present(self, until_ms: int, limit: int) -> int:
+    async def _compare_present(self, until_ms: int, limit: int) -> None:
         to_ns = until_ms * _NS_IN_MS
         if to_ns < self._present_ns:  # the clock was set back
-            return 0
+            return
         page = await self._comparison.ledger_page(from_ns=self._present_ns, to_ns=to_ns, limit=limit)
         await self._compare_page(page, until_ms)
         self._present_ns = page[-1].timestamp + 1 if len(page) == limit else to_ns + 1
         if until_ms - self._present_ns // _NS_IN_MS > LAG_MOST_MS:
             self._present_ns = to_ns
             self._jumps += 1
-        return len(page)
 
     async def _compare_past(self, until_ms: int, limit: int) -> None:
         if trio.current_time() < self._past_rests_until:
@@ -207,25 +213,18 @@ class Reconciler:
                     for mismatch in self._mismatches(case):
                         self._tell(mismatch)
             self._compared += report.compared
-        except _UNAVAILABLE:
+        except (LedgerUnavailable, RecordsUnavailable):
             raise
-        except Exception as error:  # noqa: BLE001  a row that can't be read must not end the engine
+        except Exception as error:  # noqa: BLE001  whatever it is, the cursor goes on behind it
             self._tell_unreadable(error)
 
-    async def _compare_rows(self, limit: int) -> None:
+    async def _compare_rows(self, _until_ms: int, limit: int) -> None:
         if trio.current_time() < self._rows_rest_until:
             return
-        try:
-            page = await self._comparison.row_page(self._rows_position, limit=limit)
-            for mismatch in await self._comparison.compare_rows(page.records):
-                if not self._is_open(mismatch.req_id.int):
-                    self._tell(mismatch)
-        except _UNAVAILABLE:
-            raise
-        except Exception as error:  # noqa: BLE001  a row that can't be read must not end the engine
-            self._tell_unreadable(error)
-            self._rows_rest_until = trio.current_time() + ROUND_LEAST_MS / 1000
-            return
+        page = await self._comparison.row_page(self._rows_position, limit=limit)
+        for mismatch in await self._comparison.compare_rows(page.records):
+            if not self._is_open(mismatch.req_id.int):
+                self._tell(mismatch)
         self._rows_compared += len(page.records)
         self._rows_position = page.next_position
         if page.next_position is None:

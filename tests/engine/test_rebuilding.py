@@ -138,7 +138,12 @@ async def live_and_rebuild(asked: list[tuple[str, int, int | None, int, str]], l
     await world.check()
 
 
-@settings(phases=[Phase.generate], max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(
     asked=st.lists(ASKED, min_size=1, max_size=12),
     lost=st.sets(st.integers(0, 25)),
