@@ -16,8 +16,6 @@ from transfer_engine.engine.ledger.embedded import open_embedded_ledger
 from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.ledger.tigerbeetle_client import TigerBeetleLedger, open_tigerbeetle_ledger
 
-NO_SERVER = "NOT TESTED against a real TigerBeetle: put `tigerbeetle` on PATH or set TIGERBEETLE_BINARY"
-
 
 @dataclass
 class Backend:
@@ -29,20 +27,22 @@ class Backend:
 
 
 @pytest.fixture(scope="session")
-def tigerbeetle_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def tigerbeetle_binary() -> str:
     binary = find_binary()
     if binary is None:
-        pytest.skip(NO_SERVER)
-    with running_server(binary, tmp_path_factory.mktemp("tigerbeetle")) as address:
+        pytest.skip("NOT TESTED against a real TigerBeetle: put `tigerbeetle` on PATH or set TIGERBEETLE_BINARY")
+    return binary
+
+
+@pytest.fixture(scope="session")
+def tigerbeetle_address(tigerbeetle_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_server(tigerbeetle_binary, tmp_path_factory.mktemp("tigerbeetle")) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def _one_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    binary = find_binary()
-    if binary is None:
-        pytest.skip(NO_SERVER)
-    with running_cluster(binary, tmp_path_factory.mktemp("tigerbeetle")) as cluster:
+def _one_replica(tigerbeetle_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tigerbeetle_binary, tmp_path_factory.mktemp("tigerbeetle")) as cluster:
         yield cluster
 
 
