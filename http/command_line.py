@@ -13,6 +13,7 @@ import click
 
 from transfer_engine.http.demo import demo
 from transfer_engine.http.operator_commands import balances, credit, resolve, show, transfer
+from transfer_engine.http.rebuild_command import rebuild
 from transfer_engine.http.schema_commands import schema
 
 PROGRAM: Final = "transfer-engine"
@@ -80,7 +81,7 @@ def _announce(url: str) -> None:
     sys.stdout.flush()
 
 
-for _command in (transfer, show, resolve, balances, credit, demo, schema):
+for _command in (transfer, show, resolve, balances, credit, rebuild, demo, schema):
     commands.add_command(_command)
 
 
