@@ -40,6 +40,7 @@ class Replica:
         self._addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
         self._identity = [f"--cluster={cluster_id}", f"--replica={index}", f"--replica-count={len(ports)}"]
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         self._paused = False
 
     def __repr__(self) -> str:
@@ -72,6 +73,12 @@ class Replica:
         command = [self._binary, "start", f"--addresses={self._addresses}", *SMALL_REPLICA, str(self.data_file)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        # A test process that is killed, or ended by its time limit, must not leave gigabytes of server behind: when its
+        # end of the pipe is gone, so is the server.
+        self._end_watch()
+        self._watcher = subprocess.Popen(
+            ["sh", "-c", 'read _; kill -KILL "$0"', str(self._process.pid)], stdin=subprocess.PIPE
+        )
 
     def wait_until_listening(self) -> None:
         """Block until it takes connections; raise with the end of its log if it does not."""
@@ -92,6 +99,7 @@ class Replica:
         process.kill()
         process.wait()
         self._paused = False
+        self._end_watch()
 
     def pause(self) -> None:
         """SIGSTOP: its connections stay, nothing is answered."""
@@ -112,6 +120,7 @@ class Replica:
     def stop(self) -> None:
         """End it for good, whatever it is doing; nothing happens if it is not there."""
         if self._process is None or not self.running:
+            self._end_watch()
             return
         # A paused process takes SIGTERM only when it goes on.
         self._process.terminate()
@@ -120,7 +129,9 @@ class Replica:
         try:
             self._process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._process.kill()
+            self._process.wait()
+        self._end_watch()
 
     def log_tail(self) -> str:
         """The end of what its processes have logged."""
@@ -130,6 +141,12 @@ class Replica:
         """The latest view in which it became the primary, or -1; what it logged tells."""
         log = self.log.read_text(errors="replace")
         return max((int(view) for view in PRIMARY_SINCE.findall(log)), default=-1)
+
+    def _end_watch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.kill()  # first: it must not see its pipe end
+            self._watcher.communicate()
+            self._watcher = None
 
     def _alive(self) -> "subprocess.Popen[bytes]":
         if self._process is None or not self.running:
