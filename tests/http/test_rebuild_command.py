@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def directory(lived: Path, tmp_path: Path) -> Iterator[Path]:
+def directory(lived: Path, tmp_path: Path) -> Path:
     """A copy of it, as it is when its journal has been settled long ago."""
     for file in (lived / "data").iterdir():
         if file.is_file():
@@ -48,7 +47,7 @@ def directory(lived: Path, tmp_path: Path) -> Iterator[Path]:
             (tmp_path / "data" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "config.yaml").write_bytes((lived / "config.yaml").read_bytes())
     sql(tmp_path, "DELETE FROM intents")
-    yield tmp_path
+    return tmp_path
 
 
 def sql(directory: Path, statement: str) -> list[Any]:
@@ -57,7 +56,8 @@ def sql(directory: Path, statement: str) -> list[Any]:
 
 
 def rows(directory: Path) -> list[Any]:
-    return sorted(sql(directory, "SELECT * FROM transfers"), key=repr)
+    """All rows, but for the numbers of their arrival."""
+    return sorted((row[1:] for row in sql(directory, "SELECT * FROM transfers")), key=repr)
 
 
 def rebuild(directory: Path, *arguments: str) -> int:
@@ -106,8 +106,6 @@ def test_a_lost_file_of_records_is_made_again(directory: Path, capsys: pytest.Ca
     assert states == ["committed"] * 21 + ["rolled_back"]
     with running_server(directory, config=CONFIG) as server:
         assert server.balance(1, "trading") == (210, 0)
-        history = sql(directory, "SELECT req_id FROM transfers LIMIT 1")
-        assert history
         assert server.stop() == 0
 
 
