@@ -8,10 +8,10 @@ import trio
 
 from transfer_engine.benchmarks.http_door import run_http
 from transfer_engine.benchmarks.in_process import HALF, Plan, run_in_process
-from transfer_engine.benchmarks.loops import Arrivals
+from transfer_engine.benchmarks.loops import Arrivals, Loop
 from transfer_engine.benchmarks.memory import run_memory
-from transfer_engine.benchmarks.report import machine_line, run_lines
-from transfer_engine.benchmarks.targets import target, target_options
+from transfer_engine.benchmarks.report import loop_lines, machine_line, run_lines
+from transfer_engine.benchmarks.targets import UNUSABLE, target, target_options
 from transfer_engine.engine import tune_garbage_collection
 
 
@@ -81,12 +81,21 @@ def in_process(
     _measure_in_process(plan, chosen)
 
 
+def _tell(loop: Loop) -> None:
+    for line in loop_lines(loop):
+        print(line, flush=True)
+
+
 def _measure_in_process(plan: Plan, chosen: dict[str, Any]) -> None:
     print(machine_line(), flush=True)
     with target(**chosen) as measured:
         tune_garbage_collection()
-        run = trio.run(run_in_process, plan, measured)
-    for line in run_lines(run, measured):
+        print(f"{measured.name}, in process", flush=True)
+        try:
+            run = trio.run(run_in_process, plan, measured, _tell)
+        except UNUSABLE as error:
+            raise click.ClickException(str(error)) from None
+    for line in run_lines(run):
         print(line)
     if run.books.wrong:
         sys.exit("the books don't hold: this is no run")

@@ -6,16 +6,21 @@ what the run itself moved is checked: balances of its users, and every tenth row
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 import msgspec
 from tigerbeetle import QueryFilter, QueryFilterFlags
 
+from transfer_engine.benchmarks.asking import until_answered
 from transfer_engine.benchmarks.loops import AMOUNT, ASSET_ID
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.legs import account_id
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.schema.transfers import TransferState
+
+_ROWS_AT_A_TIME: Final = 1_000
 
 
 class Holdings(msgspec.Struct, frozen=True):
@@ -72,9 +77,9 @@ def moved_wrongly(before: Holdings, after: Holdings, committed: int) -> list[str
 async def rows_wrong(records: RecordStore, committed: Sequence[int]) -> list[str]:
     """Return which of the transfers that clients were told were committed have no row, or one that says otherwise."""
     wrong = []
-    for start in range(0, len(committed), BATCH_EVENTS_MAX):
-        part = committed[start : start + BATCH_EVENTS_MAX]
-        rows = await records.get_many(part)
+    for start in range(0, len(committed), _ROWS_AT_A_TIME):
+        part = committed[start : start + _ROWS_AT_A_TIME]
+        rows = await until_answered(partial(records.get_many, part))
         for req_id in part:
             row = rows.get(req_id)
             if row is None or row.state is not TransferState.COMMITTED:

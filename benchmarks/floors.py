@@ -9,6 +9,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -17,6 +18,7 @@ import msgspec
 import trio
 from tigerbeetle import CreateTransferStatus, Transfer
 
+from transfer_engine.benchmarks.asking import until_answered
 from transfer_engine.benchmarks.measures import Meter, Usage
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.legs import LedgerBody, account_id, new_account
@@ -181,8 +183,8 @@ async def records_floor(records: RecordStore, supply: Supply, *, transfers: int,
     groups = supply.groups(transfers, GROUP)
 
     async def write(group: Group) -> None:
-        await records.write(group.blobs, [])
-        await records.write([], group.records)
+        await until_answered(partial(records.write, group.blobs, []))
+        await until_answered(partial(records.write, [], group.records))
 
     usage = await _write_all(groups, write, in_flight)
     return Floor(count=sum(len(group.records) for group in groups), usage=usage)
@@ -193,9 +195,9 @@ async def pair_floor(ledger: Ledger, records: RecordStore, supply: Supply, *, tr
     groups = supply.groups(transfers, GROUP)
 
     async def write(group: Group) -> None:
-        await records.write(group.blobs, [])
+        await until_answered(partial(records.write, group.blobs, []))
         await _apply(ledger, group.events)
-        await records.write([], group.records)
+        await until_answered(partial(records.write, [], group.records))
 
     usage = await _write_all(groups, write, in_flight)
     return Floor(count=sum(len(group.records) for group in groups), usage=usage)

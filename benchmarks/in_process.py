@@ -1,11 +1,13 @@
 """The engine in process: many users, one hot user, an open loop; then its books; then the floors, all in one run."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from transfer_engine.benchmarks.asking import until_answered
 from transfer_engine.benchmarks.books import Holdings, are_empty, holdings, moved_wrongly, rows_wrong
 from transfer_engine.benchmarks.floors import (
     GROUP,
@@ -69,15 +71,17 @@ class BooksCheck(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """All that one run measured."""
+    """What one run measured beside its loops."""
 
-    loops: list[Loop]
+    many: Loop
+    """The closed loop of many users: what all else is compared with."""
+    hot: Loop | None
     books: BooksCheck
     floors: Floors | None
 
 
-async def run_in_process(plan: Plan, target: Target) -> Run:
-    """Run the loops on an engine of its own, check its books, measure the floors.
+async def run_in_process(plan: Plan, target: Target, tell: Callable[[Loop], None]) -> Run:
+    """Run the loops on an engine of its own (``tell`` is given each), check its books, measure the floors.
 
     Raises:
         whatever :func:`transfer_engine.engine.backends.open_backends` raises.
@@ -89,7 +93,7 @@ async def run_in_process(plan: Plan, target: Target) -> Run:
         async with engine_on(settings, registry, ledger, records) as engine:
             await fund(engine, everyone, FUNDS)
             before = await holdings(ledger, registry, everyone)
-            loads, loops = await _loops(plan, engine, target, everyone)
+            loads, many, hot = await _loops(plan, engine, target, everyone, tell)
             check = await _check(
                 engine, registry, ledger, records, before=before, loads=loads, users=everyone, is_audited=is_audited
             )
@@ -101,10 +105,12 @@ async def run_in_process(plan: Plan, target: Target) -> Run:
             apart = settings.model_copy(update={"data_dir": Path(folder)})
             async with open_backends(apart) as (_, ledger, records):
                 floors = await _floors(apart, ledger, records, plan.in_flight)
-    return Run(loops=loops, books=check, floors=floors)
+    return Run(many=many, hot=hot, books=check, floors=floors)
 
 
-async def _loops(plan: Plan, engine: Engine, target: Target, everyone: range) -> tuple[list[Load], list[Loop]]:
+async def _loops(
+    plan: Plan, engine: Engine, target: Target, everyone: range, tell: Callable[[Loop], None]
+) -> tuple[list[Load], Loop, Loop | None]:
     loads = [warm_up := Load(engine, everyone)]
     await warm_up.in_flight(plan.in_flight, transfers=plan.transfers // _WARM_UP, seconds=None)
 
@@ -121,10 +127,10 @@ async def _loops(plan: Plan, engine: Engine, target: Target, everyone: range) ->
         seconds=plan.seconds,
         servers=target.servers,
     )
-    loops = [many]
+    tell(many)
     if plan.rate is not None:
         rate = many.rate / 2 if isinstance(plan.rate, str) else plan.rate
-        loops.append(
+        tell(
             await open_loop(
                 load(everyone),
                 engine,
@@ -137,19 +143,19 @@ async def _loops(plan: Plan, engine: Engine, target: Target, everyone: range) ->
                 servers=target.servers,
             )
         )
+    hot = None
     if plan.hot:
-        loops.append(
-            await closed_loop(
-                load(range(1, 2)),
-                engine,
-                name="one hot user",
-                in_flight=min(plan.in_flight, engine.settings.mailbox_capacity),
-                transfers=plan.transfers,
-                seconds=plan.seconds,
-                servers=target.servers,
-            )
+        hot = await closed_loop(
+            load(range(1, 2)),
+            engine,
+            name="one hot user",
+            in_flight=min(plan.in_flight, engine.settings.mailbox_capacity),
+            transfers=plan.transfers,
+            seconds=plan.seconds,
+            servers=target.servers,
         )
-    return loads, loops
+        tell(hot)
+    return loads, many, hot
 
 
 async def _check(
@@ -172,7 +178,7 @@ async def _check(
     wrong += await rows_wrong(records, [req_id for load in loads for req_id in load.committed])
     if not is_audited:
         return BooksCheck(how=f"balances of {len(users):,} users, and every tenth row", wrong=wrong)
-    report = await engine.audit()
+    report = await until_answered(engine.audit)
     wrong += [f"{finding.invariant}: {finding.what}" for finding in report.findings]
     return BooksCheck(
         how=f"audit (I1, I2, I3, I7) of {report.ledger_transfers:,} ledger transfers and {report.records:,} rows",

@@ -7,7 +7,6 @@ from transfer_engine.actors import GroupCommitStatistics
 from transfer_engine.benchmarks.floors import GROUP
 from transfer_engine.benchmarks.in_process import BooksCheck, Floors, Run
 from transfer_engine.benchmarks.loops import Loop
-from transfer_engine.benchmarks.targets import Target
 from transfer_engine.engine import EngineStatistics
 
 
@@ -17,21 +16,17 @@ def machine_line() -> str:
     return f"machine: {os.cpu_count()} CPUs, load average {load}"
 
 
-def run_lines(run: Run, target: Target) -> Iterator[str]:
-    """Yield a run's report, line by line."""
-    yield f"{target.name}, in process"
-    for loop in run.loops:
-        yield from _loop_lines(loop)
-    many = run.loops[0]
-    for loop in run.loops[1:]:
-        if not loop.asked_rate:
-            yield f"{loop.name} / {many.name}: {loop.rate / many.rate:.2f} of the rate"
+def run_lines(run: Run) -> Iterator[str]:
+    """Yield what is told after the loops: the floors, and whether the books hold."""
+    if run.hot is not None:
+        yield f"{run.hot.name} / {run.many.name}: {run.hot.rate / run.many.rate:.2f} of the rate"
     if run.floors is not None:
-        yield from _floor_lines(run.floors, many)
+        yield from _floor_lines(run.floors, run.many)
     yield _books_line(run.books)
 
 
-def _loop_lines(loop: Loop) -> Iterator[str]:
+def loop_lines(loop: Loop) -> Iterator[str]:
+    """Yield what a loop measured."""
     asked = f" of {loop.asked_rate:,.0f} asked" if loop.asked_rate else ""
     yield (
         f"{loop.name}: {loop.rate:,.0f} transfers/s{asked}  {loop.cpu_us:.0f} µs CPU each  "
@@ -47,7 +42,7 @@ def _loop_lines(loop: Loop) -> Iterator[str]:
         for name, cpu_s in usage.threads_s.items()
         if cpu_s / loop.transfers * 1e6 >= 0.1
     )
-    servers = f"; servers started here {usage.servers_s / loop.transfers * 1e6:.0f}" if usage.servers_s else ""
+    servers = f"; servers {usage.servers_s / loop.transfers * 1e6:.0f}" if usage.servers_s else ""
     busy = f"; the machine {usage.machine_s / loop.transfers * 1e6:.0f}" if usage.machine_s else ""
     yield f"    µs CPU a transfer: {threads}{servers}{busy}"
     yield f"    flushes: {'; '.join(_flushes(loop))}"

@@ -9,8 +9,13 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
+from transfer_engine.benchmarks.private_keyspace import private_keyspace
 from transfer_engine.benchmarks.private_tigerbeetle import CLUSTER_ID, find_binary, private_tigerbeetle
 from transfer_engine.engine import Settings
+from transfer_engine.engine.backends import DataDirUnusable
+from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable
+from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsMisconfigured, RecordsUnavailable
+from transfer_engine.engine.settings import CassandraSettings, TigerBeetleSettings
 from transfer_engine.http.configuration_file import ConfigurationError
 from transfer_engine.http.settings import CONFIG_VARIABLE, load_settings
 
@@ -18,6 +23,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEADLINE_MS: Final = 60_000
 """The engine's own deadline in these runs: what is measured is the outcome, not how long callers wait."""
+
+UNUSABLE: Final = (
+    DataDirUnusable,
+    LedgerUnavailable,
+    LedgerDamaged,
+    RecordsUnavailable,
+    RecordsMisconfigured,
+    RecordsDamaged,
+)
+"""What a backend may raise that is no fault of the engine's: a message says what to mend."""
 
 _OPTIONS: Final = (
     click.option(
@@ -36,12 +51,15 @@ _OPTIONS: Final = (
     ),
     click.option("--cluster-id", type=click.IntRange(min=0), help="Of that cluster.  [0]"),
     click.option("--contact-point", multiple=True, metavar="HOST[:PORT]", help="Of a Cassandra that runs."),
-    click.option("--keyspace", help="Of that Cassandra; the schema must be there.  [trading]"),
+    click.option(
+        "--server-pid", multiple=True, type=click.IntRange(min=1), help="Count this process's CPU as a server's."
+    ),
+    click.option("--keyspace", help="Of that Cassandra, with its schema. Without it the run makes and drops its own."),
 )
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What is measured: settings to open an engine with, and the processes of the servers that were started for it."""
+    """What is measured: settings to open an engine with, and the processes of its servers, as far as they are known."""
 
     settings: Settings
     servers: tuple[int, ...]
@@ -69,11 +87,12 @@ def target(
     cluster_id: int | None = None,
     contact_point: tuple[str, ...] = (),
     keyspace: str | None = None,
+    server_pid: tuple[int, ...] = (),
 ) -> Iterator[Target]:
-    """Read the settings, start a private TigerBeetle if none is named, and take a folder for data if none is named.
+    """Read the settings; where they name no data directory, cluster or keyspace, bring ones of the run's own.
 
     Raises:
-        click.ClickException: the settings can't be used, or the private server did not start.
+        click.ClickException: the settings can't be used, or a server does not answer.
     """
     flags: dict[str, Any] = {
         "ledger": ledger,
@@ -88,22 +107,38 @@ def target(
     settings = Settings.model_validate({name: getattr(given, name) for name in Settings.model_fields})
     changes: dict[str, Any] = {}
     with ExitStack() as stack:
-        servers: tuple[int, ...] = ()
+        servers = server_pid
         if "deadline_ms" not in given.model_fields_set:
             changes["deadline_ms"] = DEADLINE_MS
         if "data_dir" not in given.model_fields_set:
             changes["data_dir"] = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-data-")))
-        binary = find_binary()
-        is_named = "addresses" in given.tigerbeetle.model_fields_set
-        if settings.ledger == "tigerbeetle" and not is_named and binary is not None:
-            try:
-                server = stack.enter_context(private_tigerbeetle(binary))
-            except RuntimeError as error:
-                raise click.ClickException(str(error)) from None
-            own = {"addresses": (server.address,), "cluster_id": CLUSTER_ID}
-            changes["tigerbeetle"] = settings.tigerbeetle.model_copy(update=own)
-            servers = (server.pid,)
+        try:
+            if settings.ledger == "tigerbeetle" and "addresses" not in given.tigerbeetle.model_fields_set:
+                changes["tigerbeetle"], servers = _own_cluster(stack, settings.tigerbeetle, servers)
+            if settings.records == "cassandra" and "keyspace" not in given.cassandra.model_fields_set:
+                changes["cassandra"] = _own_keyspace(stack, settings.cassandra)
+        except (*UNUSABLE, RuntimeError) as error:
+            raise click.ClickException(str(error)) from None
         yield Target(settings=settings.model_copy(update=changes), servers=servers)
+
+
+def _own_cluster(
+    stack: ExitStack, settings: TigerBeetleSettings, servers: tuple[int, ...]
+) -> tuple[TigerBeetleSettings, tuple[int, ...]]:
+    """Start a private TigerBeetle if this machine has one; without it the default address is tried."""
+    binary = find_binary()
+    if binary is None:
+        return settings, servers
+    server = stack.enter_context(private_tigerbeetle(binary))
+    own = {"addresses": (server.address,), "cluster_id": CLUSTER_ID}
+    return settings.model_copy(update=own), (*servers, server.pid)
+
+
+def _own_keyspace(stack: ExitStack, settings: CassandraSettings) -> CassandraSettings:
+    """Make a keyspace for this run: with one replica, unless the settings say how many."""
+    if "replication_factor" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"replication_factor": 1})
+    return settings.model_copy(update={"keyspace": stack.enter_context(private_keyspace(settings))})
 
 
 def _given(**values: object) -> Mapping[str, object]:
