@@ -6,7 +6,7 @@ from typing import NoReturn
 from transfer_engine.actors import ActorPool, MailboxFull, PoolClosed
 from transfer_engine.engine.contests import KeyContested
 from transfer_engine.engine.endings import key_reused
-from transfer_engine.engine.lives import Lease
+from transfer_engine.engine.leases import Lease
 from transfer_engine.engine.open_transfers import OpenTransfer, OpenTransfers
 from transfer_engine.engine.outcomes import InvalidTransfer, Overloaded, RefusalCode
 from transfer_engine.engine.services.registry import EXTERNAL, Service, ServiceRegistry
@@ -63,7 +63,7 @@ class Admission:
         """Why no transfer is taken any more, or an empty string."""
         if self.is_closed:
             return "shutting down"
-        return "" if self._lease.is_held else "this engine has lost its claim on its node"
+        return self._lease.not_held_because
 
     def service(self, name: object, field: str) -> Service:
         """Return the service that a client names; the external account is not a client's to name."""

@@ -1,12 +1,12 @@
 """The end of a transfer in memory: its intent is settled, its callers are answered, it is let go."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from transfer_engine.engine import crash_points
 from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
-from transfer_engine.engine.outcomes import KeyReused, Refused, TransferOutcome
+from transfer_engine.engine.outcomes import Refused, TransferOutcome
 
 
 class Completion:
@@ -28,7 +28,17 @@ class Completion:
 
     def wait_behind(self, behind: dict[int, list[OpenTransfer]]) -> None:
         """Keep recovered transfers of another body under the same key, until the first one's end is known."""
-        self._behind.update(behind)
+        for req_id, others in behind.items():
+            self._behind.setdefault(req_id, []).extend(others)
+
+    @property
+    def behind(self) -> Iterator[OpenTransfer]:
+        """The transfers that wait for another body's end, and for nobody to drive them."""
+        return (transfer for others in list(self._behind.values()) for transfer in others)
+
+    def behind_of(self, req_id: int) -> Sequence[OpenTransfer]:
+        """Return those that wait for the end of another body under this key."""
+        return self._behind.get(req_id, ())
 
     def ended(self, transfer: OpenTransfer) -> None:
         """Let a transfer go whose last row is durable: its key is its body's for ever.
@@ -45,10 +55,13 @@ class Completion:
         self._let_go(transfer, transfer.final_outcome())
 
     def close(self, transfer: OpenTransfer, answer: TransferOutcome | Refused) -> None:
-        """Let a transfer go that needs no row of its own: answered before, or another body owns its key."""
+        """Let a transfer go that needs no row of its own: answered before, or refused and never asked for.
+
+        Refused, it did not get the key: who waits behind it comes next.
+        """
         self._let_go(transfer, answer)
         others = self._behind.pop(transfer.req_id, [])
-        if not isinstance(answer, KeyReused):
+        if not isinstance(answer, Refused):
             for other in others:
                 self._journal.settle(other)
         elif others:

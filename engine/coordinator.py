@@ -27,8 +27,8 @@ from tigerbeetle import CreateTransferResult, CreateTransferStatus
 from transfer_engine.engine import crash_points
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.endings import Endings
+from transfer_engine.engine.leases import Lease, LeaseLapsed
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
-from transfer_engine.engine.lives import Lease
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
 from transfer_engine.engine.recorder import Recorder
 from transfer_engine.engine.records.protocol import RecordsUnavailable
@@ -107,14 +107,17 @@ class Coordinator:
         scanner. Run again after a crash or cancellation it goes on with those that had not got so far.
         """
         queued = [transfer for transfer in transfers if transfer.custody is Custody.QUEUED]
+        if not self._may_ask():
+            self._turn_away(queued)
+            return
         to_journal = [transfer for transfer in queued if not transfer.is_journaled]
         if to_journal:
             crash_points.reach("before_intent")
             await self._recorder.journal(to_journal)
             crash_points.reach("after_intent")
-        if not self._lease.is_held:
-            for transfer in queued:
-                transfer.leave("this engine lost its claim")
+        if not self._may_ask():
+            # Whoever adopts this shard may have read it before the last of these appends: they ask nobody anything.
+            self._turn_away(queued)
             return
         queued = await self._with_accounts(queued)
         if not queued:
@@ -139,20 +142,41 @@ class Coordinator:
         for transfer, hold in to_cores:
             await self._reach_core_in_order(transfer, hold)
 
+    def _may_ask(self) -> bool:
+        return self._lease.is_held
+
+    def _turn_away(self, queued: list[OpenTransfer]) -> None:
+        """Let transfers go for which nothing may be asked now: those without any trace are refused."""
+        for transfer in queued:
+            if transfer.is_journaled or transfer.bucket is not None:
+                transfer.leave(self._lease.not_held_because)
+            else:
+                self._endings.turn_away(transfer, f"{self._lease.not_held_because}: try again elsewhere")
+
     async def drive(self, transfer: OpenTransfer) -> None:
         """Drive one transfer from the top as far as it goes now.
 
         Cancellation leaves it to the scanner, or to the next life.
+
+        Raises:
+            LeaseLapsed: nothing may be asked now; also in the midst of it.
         """
         await self.journal_first(transfer)
-        if self._lease.is_held and await self._with_accounts([transfer]):
+        if await self._with_accounts([transfer]):
+            self._lease.require()
             [hold] = await self._submitter.submit([transfer.body.hold()])
             await self._after_hold(transfer, hold, None)
 
     async def journal_first(self, transfer: OpenTransfer) -> None:
-        """Make the intent durable of a transfer that was set aside before it was; cancellation leaves it to be."""
+        """Make the intent durable of a transfer that was set aside before it was; cancellation leaves it to be.
+
+        Raises:
+            LeaseLapsed: nothing may be asked for it now.
+        """
+        self._lease.require()
         if not transfer.is_journaled:
             await self._recorder.journal([transfer])
+            self._lease.require()
 
     async def _with_accounts(self, transfers: list[OpenTransfer]) -> list[OpenTransfer]:
         """Return the transfers whose accounts are acknowledged; the others are left pending."""
@@ -191,7 +215,7 @@ class Coordinator:
         """Reach the source's core while its user's queue waits, no longer than the time-out; then leave the queue."""
         try:
             is_reached = await self._reach_source(transfer, hold)
-        except (LedgerUnavailable, RecordsUnavailable) as fault:
+        except (LedgerUnavailable, RecordsUnavailable, LeaseLapsed) as fault:
             self._alerts.warn("drive_interrupted", transfer=repr(transfer), error=str(fault))
             transfer.trouble(str(fault))
             is_reached = False
@@ -217,7 +241,7 @@ class Coordinator:
             return False
         if verdict is HoldVerdict.REFUSED_BEFORE:
             if not await self._endings.answer_from_record(transfer):
-                self._refuse(transfer, hold)
+                await self._endings.conclude(transfer, TransferEvent.SOURCE_FAIL, error=REFUSAL_REASONS[hold.status])
             return False
         if verdict is HoldVerdict.OTHER_OWNER:
             await self._endings.end_for_other_owner(transfer)
@@ -260,8 +284,7 @@ class Coordinator:
             case Failed(reason):
                 verdict = await self._endings.void(transfer)
                 if verdict in {EndVerdict.DONE, EndVerdict.VOIDED}:
-                    transfer.apply(TransferEvent.SOURCE_FAIL)
-                    self._endings.end(transfer, error=reason)
+                    await self._end_refused(transfer, reason)
                 elif verdict is EndVerdict.POSTED:
                     self._endings.contradiction(transfer, "the source refused, and the hold is posted")
             case Pending(reason):
@@ -281,9 +304,18 @@ class Coordinator:
         elif verdict in {EndVerdict.DONE, EndVerdict.POSTED}:
             if transfer.source.core is not None and not await self._commit_source(transfer):
                 return
-            transfer.apply(TransferEvent.TARGET_CALL)
-            transfer.apply(TransferEvent.TARGET_OK)
-            self._endings.end(transfer, error="")
+            await self._endings.conclude(transfer, TransferEvent.TARGET_CALL, TransferEvent.TARGET_OK, error="")
+
+    async def _end_refused(self, transfer: OpenTransfer, reason: str) -> None:
+        """The source refuses, and the hold is voided; where that was somebody else, another engine may be at work.
+
+        The source may refuse only because it was fenced behind that void, by one who is undoing the transfer after
+        the target's refusal; its row, written before the void, tells. Then it is undone here as well.
+        """
+        if not transfer.is_end_ours and await self._endings.is_compensating(transfer):
+            await self._compensate(transfer)
+        else:
+            await self._endings.conclude(transfer, TransferEvent.SOURCE_FAIL, error=reason)
 
     async def _deposit(self, transfer: OpenTransfer) -> bool:
         """Ask the target's core; True once it has given the amount to the user."""
@@ -340,18 +372,21 @@ class Coordinator:
                 if isinstance(answer, Failed):
                     self._endings.contradiction(transfer, f"the source refused the rollback: {answer.reason}")
                 return
-        transfer.apply(TransferEvent.ROLLBACK_OK)
-        self._endings.end(transfer, error=transfer.error)
+        await self._endings.conclude(transfer, TransferEvent.ROLLBACK_OK, error=transfer.error)
 
     async def call(self, operation: Callable[[Body], Awaitable[Answer]], body: Body) -> Answer:
         """Ask a core until it gives a final answer, within the time-out.
 
         Its exceptions and its silence are Pending: unknown, never failed. Cancellation leaves the call unknown.
+
+        Raises:
+            LeaseLapsed: nothing may be asked now; what was asked before is unknown.
         """
         answer = Pending(f"the service did not answer within {self._service_timeout_s:g} s")
         pause_s = self._replay_gap_s
         with trio.move_on_after(self._service_timeout_s):
             while True:
+                self._lease.require()
                 try:
                     asked = self._checked(await operation(body), operation)
                 except Exception as error:  # noqa: BLE001  a core is foreign code

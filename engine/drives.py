@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.leases import LeaseLapsed
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
 from transfer_engine.engine.records.protocol import RecordsUnavailable
@@ -61,7 +62,7 @@ class Drives:
     async def _drive(self, transfer: OpenTransfer, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
-        except (LedgerUnavailable, RecordsUnavailable) as fault:
+        except (LedgerUnavailable, RecordsUnavailable, LeaseLapsed) as fault:
             # No crash of the transfer's: an outage would set everything aside that is replayed while it lasts.
             self._alerts.warn("drive_interrupted", transfer=repr(transfer), error=str(fault))
             transfer.trouble(str(fault))

@@ -3,18 +3,19 @@
 from collections.abc import Callable
 
 import trio
-from tigerbeetle import AccountFlags, CreateTransferResult, Transfer, TransferFlags
+from tigerbeetle import AccountFlags, CreateTransferResult, CreateTransferStatus, Transfer, TransferFlags
 
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.leases import Lease
 from transfer_engine.engine.legs import TOMBSTONE_CODE
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
-from transfer_engine.engine.outcomes import KeyReused, RefusalCode, Refused, TransferOutcome
+from transfer_engine.engine.outcomes import KeyReused, Overloaded, RefusalCode, Refused, TransferOutcome
 from transfer_engine.engine.recorder import Recorder
-from transfer_engine.engine.state_machine import TransferEvent
+from transfer_engine.engine.state_machine import TransferEvent, transition
 from transfer_engine.engine.submitter import Submitter
 from transfer_engine.engine.verdicts import EndVerdict, end_verdict, status_name
 from transfer_engine.schema.ids import HOLD, POSTS, VOIDS
-from transfer_engine.schema.transfers import STATUS_OF_STATE
+from transfer_engine.schema.transfers import STATUS_OF_STATE, TransferState
 
 CANCELLED_BY_OPERATOR = "cancelled by an operator"
 _BURNT = frozenset({EndVerdict.BURNT_BEFORE, EndVerdict.BURNT_NOW})
@@ -32,11 +33,13 @@ class Endings:
         *,
         submitter: Submitter,
         recorder: Recorder,
+        lease: Lease,
         alerts: Alerts,
         close: Callable[[OpenTransfer, TransferOutcome | Refused], None],
     ) -> None:
         self._submitter = submitter
         self._recorder = recorder
+        self._lease = lease
         self._alerts = alerts
         self._close = close
 
@@ -48,6 +51,50 @@ class Endings:
         transfer.custody = Custody.ENDING
         transfer.touched_at = trio.current_time()
         self._recorder.end(transfer)
+
+    async def conclude(self, transfer: OpenTransfer, *events: TransferEvent, error: str) -> None:
+        """End a transfer by these events, unless its row says that it has ended otherwise.
+
+        Where the ledger answered `created` to our own post or void just now, the row is not asked: a hold ends once,
+        so whoever else ends this transfer meets our end, and reads. Otherwise the hold was ended before, and whoever
+        did it may have written the last row. That nothing moved has two names, `failed` and `rolled_back`: the one
+        that was told first stays. A row that contradicts the ledger is alerted, and nothing is written.
+
+        Cancellation leaves the transfer as it was.
+        """
+        stored = None if transfer.is_end_ours else await self._recorder.find(transfer.req_id)
+        state = transfer.state
+        for event in events:
+            state = transition(state, event)
+        if stored is not None and stored.state.is_terminal and stored.fingerprint == transfer.intent.fingerprint:
+            if TransferState.COMMITTED in {state, stored.state} and state is not stored.state:
+                self._alerts.critical(
+                    "terminal_conflict", transfer=repr(transfer), stored=stored.state.value, found=state.value
+                )
+                transfer.is_quarantined = True
+                transfer.trouble(f"its row says {stored.state.value}, and the ledger {state.value}")
+                return
+            transfer.adopt(stored)
+            error = stored.error
+        else:
+            transfer.state = state
+        self.end(transfer, error=error)
+
+    async def is_compensating(self, transfer: OpenTransfer) -> bool:
+        """Tell whether the row says that the transfer is being undone; it is then taken over as it is."""
+        stored = await self._recorder.find(transfer.req_id)
+        if (
+            stored is None
+            or stored.fingerprint != transfer.intent.fingerprint
+            or stored.state is not TransferState.COMPENSATING
+        ):
+            return False
+        transfer.adopt(stored)
+        return True
+
+    def turn_away(self, transfer: OpenTransfer, message: str) -> None:
+        """Refuse a transfer of which there is no trace: nothing was written or asked for it."""
+        self._close(transfer, Overloaded(RefusalCode.UNAVAILABLE, message))
 
     async def post(self, transfer: OpenTransfer, answered: CreateTransferResult | None = None) -> EndVerdict:
         """Post a hold that stands, under the first leg that is not burnt; ``answered`` is the first leg's answer."""
@@ -68,8 +115,10 @@ class Endings:
             if answered is not None and leg == legs[0]:
                 result = answered
             else:
+                self._lease.require()
                 [result] = await self._submitter.submit([build(leg)])
             verdict = end_verdict(result.status)
+            transfer.is_end_ours = result.status is CreateTransferStatus.CREATED
             if verdict is EndVerdict.TAKEN:
                 verdict = await self._read_leg(transfer, leg)
             # What burnt this leg would burn the next one, too, and one more at every replay; and there are few.
@@ -148,8 +197,7 @@ class Endings:
         found = await self._submitter.lookup_transfers([transfer.req_id | HOLD])
         if found and found[0].code == TOMBSTONE_CODE:
             if not await self.answer_from_record(transfer):
-                transfer.apply(TransferEvent.SOURCE_FAIL)
-                self.end(transfer, error=CANCELLED_BY_OPERATOR)
+                await self.conclude(transfer, TransferEvent.SOURCE_FAIL, error=CANCELLED_BY_OPERATOR)
         elif found:
             self._close(transfer, key_reused())
         else:

@@ -18,16 +18,18 @@ from transfer_engine.actors import (
     SupervisorStatistics,
 )
 from transfer_engine.engine.admission import Admission
+from transfer_engine.engine.adoption import Adoption, AdoptionStatistics
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.audit import AuditReport, audit
 from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.contests import admit_in_turn
 from transfer_engine.engine.deadlines import Deadlines
 from transfer_engine.engine.drives import Drives
+from transfer_engine.engine.heartbeat import Heartbeat
 from transfer_engine.engine.journal import Journal
+from transfer_engine.engine.leases import Lease
 from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.legs import owner_of
-from transfer_engine.engine.lives import Heartbeat
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
 from transfer_engine.engine.outcomes import (
     Balance,
@@ -69,6 +71,7 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     """Requests that were answered by an earlier one's outcome."""
     recovered: int
     """Unfinished transfers of former lives that this life took up."""
+    adoption: AdoptionStatistics
     alerts: dict[str, int]
     users: PoolStatistics
     submitter: GroupCommitStatistics
@@ -96,10 +99,12 @@ class Parts(msgspec.Struct, frozen=True):
     pool: ActorPool[int, OpenTransfer]
     scanner: Scanner
     reconciler: Reconciler
+    adoption: Adoption
     resolver: Resolver
     admission: Admission
     completion: Completion
     deadlines: Deadlines
+    lease: Lease
     heartbeat: Heartbeat
     supervisor: Supervisor
     alerts: Alerts
@@ -274,7 +279,7 @@ class Engine:
 
         Raises:
             TransferNotFound: no transfer has this `req_id`.
-            Overloaded: the transfer is being driven right now; ask again.
+            Overloaded: the transfer is being driven right now, or this engine may ask nothing now; ask again.
         """
         number = _number_of(req_id)
         transfer = self._parts.open_transfers.find(number)
@@ -287,6 +292,8 @@ class Engine:
             )
         if transfer.custody is not Custody.WAITING:
             raise Overloaded(RefusalCode.OVERLOADED, "the transfer is being driven right now: try again in a moment")
+        if not self._parts.lease.is_held:
+            raise Overloaded(RefusalCode.UNAVAILABLE, f"{self._parts.lease.not_held_because}: try again later")
         done = trio.Event()
         reports: list[ResolutionReport] = []
 
@@ -345,6 +352,7 @@ class Engine:
             ended=parts.completion.ended_counts(),
             replayed=self._replayed,
             recovered=parts.completion.recovered,
+            adoption=parts.adoption.statistics(),
             alerts=parts.alerts.counts(),
             users=parts.pool.statistics(),
             submitter=transfers,

@@ -1,24 +1,26 @@
-"""An engine's life: its claim on a node number, the ceiling of its identifiers, and the heartbeat that raises it.
+"""How an engine's life begins: it claims its node when whoever had it before is certainly over.
 
-Identifiers and journal buckets are promised ahead: none is issued above the ceiling, and the ceiling is durable
-before it counts. So the next life of the node starts above it, whatever its clock says.
+No wall clock decides that. A former life has released the node, or is proven dead, or its claim has not changed for
+longer than its lease, by our own monotonic clock. A claim whose beat goes up belongs to an engine that runs.
 """
 
 from collections.abc import Callable
+from typing import Final
 from uuid import uuid4
 
+import msgspec
 import trio
 
-from transfer_engine.engine.alerts import Alerts
-from transfer_engine.engine.journal import Journal
-from transfer_engine.engine.records.protocol import ClaimLost, Life, RecordStore, RecordsUnavailable
+from transfer_engine.engine.former_lives import FormerLives
+from transfer_engine.engine.leases import OVER_AFTER_LEASES, Lease
+from transfer_engine.engine.patience import Patience
+from transfer_engine.engine.records.protocol import Claim, ClaimLost, Life, RecordStore
 from transfer_engine.schema.ids import SnowflakeGenerator
 
-HEARTBEATS_IN_CEILING = 4
-"""Heartbeats in the time that the ceiling is ahead: some may fail before identifiers run out."""
+ADOPTER: Final = "adopter:"
+"""Begins the owner token of an engine that holds another one's node only to settle what that one left."""
 
-
-AHEAD_LEAST_MS = 100
+AHEAD_LEAST_MS: Final = 100
 """How far the ceiling is above the logical clock at least: 409,600 identifiers, enough until the next heartbeat.
 
 Where the former life's ceiling is ahead of the clock, this is all: else an engine that restarts again and again would
@@ -26,92 +28,105 @@ run ahead of the clock by a whole ceiling at every start.
 """
 
 
-def _ceiling_ms(clock_ms: int, logical_ms: int, ahead_ms: int) -> int:
+class NodeInUse(Exception):
+    """Another engine runs under this engine's node number; the message says what mends it."""
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """A life that has begun: its claim, its identifiers, and its lease."""
+
+    life: Life
+    identifiers: SnowflakeGenerator
+    lease: Lease
+
+
+def next_ceiling_ms(clock_ms: int, logical_ms: int, ahead_ms: int) -> int:
+    """Return the ceiling to promise (Unix ms): ahead of the wall clock, and of a logical clock that is ahead of it."""
     return max(clock_ms + ahead_ms, logical_ms + AHEAD_LEAST_MS)
 
 
-class Lease:
-    """Whether this engine may ask anything of the ledger and the cores; once lost, it is lost."""
-
-    def __init__(self) -> None:
-        self.is_held = True
-
-    def lose(self) -> None:
-        """Another engine has claimed the node: stop asking."""
-        self.is_held = False
-
-
 async def begin_life(
-    store: RecordStore, *, node: int, clock_ms: Callable[[], int], ahead_ms: int
-) -> tuple[Life, SnowflakeGenerator]:
-    """Claim the node and return the new life, and a generator that starts above all former lives.
+    store: RecordStore,
+    *,
+    node: int,
+    clock_ms: Callable[[], int],
+    ahead_ms: int,
+    heartbeat_ms: int,
+    lease_ms: int,
+    former_lives: FormerLives,
+    patience: Patience,
+) -> Begun:
+    """Claim the node, once that is safe, and return the life; its identifiers start above those of all former lives.
 
-    Cancellation leaves the node claimed by a life that never issued anything.
+    A store that does not answer is asked again and again. Cancellation leaves the node as it was, or claimed by a life
+    that never issued anything.
+
+    Raises:
+        NodeInUse: an engine under this node number runs.
     """
-    former = await store.find_claim(node)
-    life = await store.claim(node, uuid4().hex, former=former, ceiling_ms=clock_ms() + ahead_ms)
-    generator = SnowflakeGenerator(node=node, clock_ms=clock_ms, after_ms=life.after_ms)
-    ceiling_ms = _ceiling_ms(clock_ms(), life.after_ms, ahead_ms)
-    await store.raise_ceiling(life, ceiling_ms, beat=1)
-    generator.raise_ceiling(ceiling_ms)
-    return life, generator
+    lease = Lease(lease_ms)
+    life = await _claim(
+        store,
+        node,
+        ceiling_ms=lambda: clock_ms() + ahead_ms,
+        heartbeat_ms=heartbeat_ms,
+        lease_ms=lease_ms,
+        former_lives=former_lives,
+        patience=patience,
+    )
+    identifiers = SnowflakeGenerator(node=node, clock_ms=clock_ms, after_ms=life.after_ms)
+    ceiling_ms = next_ceiling_ms(clock_ms(), life.after_ms, ahead_ms)
+
+    async def first_beat() -> float:
+        sent_at = trio.current_time()
+        await store.raise_ceiling(life, ceiling_ms, beat=1)
+        return sent_at
+
+    lease.renew(await patience.ask(first_beat))
+    identifiers.raise_ceiling(ceiling_ms)
+    return Begun(life=life, identifiers=identifiers, lease=lease)
 
 
-class Heartbeat:
-    """Raises the ceiling ahead of the clock, and the journal's low-water mark behind it."""
+async def _claim(
+    store: RecordStore,
+    node: int,
+    *,
+    ceiling_ms: Callable[[], int],
+    heartbeat_ms: int,
+    lease_ms: int,
+    former_lives: FormerLives,
+    patience: Patience,
+) -> Life:
+    owner = uuid4().hex
+    await former_lives.begin(owner)
+    over_after_s = lease_ms / 1000 * OVER_AFTER_LEASES
+    watched: Claim | None = None
+    since = 0.0
+    while True:
+        seen = await patience.ask(lambda: store.find_claim(node))
+        if seen is None or _is_free(seen, former_lives):
+            is_over = True
+        elif watched is None or seen != watched:
+            if watched is not None and (seen.epoch, seen.owner) == (watched.epoch, watched.owner):
+                raise NodeInUse(f"node {node} is claimed by a running engine: give this engine another `node`")
+            watched, since, is_over = seen, trio.current_time(), False
+        else:
+            is_over = trio.current_time() - since >= over_after_s
+        if is_over:
+            try:
+                ceiling = ceiling_ms()
+                life = await patience.ask(
+                    lambda: store.claim(node, owner, former=seen, ceiling_ms=ceiling)  # noqa: B023  asked at once
+                )
+            except ClaimLost:
+                continue  # somebody was faster: look who it is
+            patience.says("")
+            await former_lives.began(owner)
+            return life
+        patience.says(f"the lease of the engine that had node {node} to be over")
+        await trio.sleep(heartbeat_ms / 1000)
 
-    def __init__(
-        self,
-        *,
-        store: RecordStore,
-        life: Life,
-        generator: SnowflakeGenerator,
-        journal: Journal,
-        lease: Lease,
-        alerts: Alerts,
-        clock_ms: Callable[[], int],
-        ahead_ms: int,
-    ) -> None:
-        self._store = store
-        self._life = life
-        self._generator = generator
-        self._journal = journal
-        self._lease = lease
-        self._alerts = alerts
-        self._clock_ms = clock_ms
-        self._ahead_ms = ahead_ms
-        self._mark = 0
-        self._beat = 1
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Beat until cancelled; cancellation leaves the ceiling and the mark where the last beat put them."""
-        task_status.started()
-        while True:
-            await trio.sleep(self._ahead_ms / HEARTBEATS_IN_CEILING / 1000)
-            await self.try_beat()
-
-    async def try_beat(self) -> None:
-        """Beat once; a store that does not answer, or a claim that is lost, is an alert and no more."""
-        try:
-            await self.beat()
-        except RecordsUnavailable as error:
-            self._alerts.critical("heartbeat_failed", error=str(error))
-        except ClaimLost as error:
-            self._lease.lose()
-            self._alerts.critical("claim_lost", error=str(error))
-
-    async def beat(self) -> None:
-        """Raise the ceiling and the mark once.
-
-        Raises:
-            RecordsUnavailable: the store did not answer; the former ceiling counts.
-            ClaimLost: another process claimed the node.
-        """
-        ceiling_ms = _ceiling_ms(self._clock_ms(), self._generator.logical_ms, self._ahead_ms)
-        self._beat += 1
-        await self._store.raise_ceiling(self._life, ceiling_ms, beat=self._beat)
-        self._generator.raise_ceiling(ceiling_ms)
-        mark = self._journal.low_water_mark
-        if mark > self._mark:
-            await self._store.raise_low_water_mark(self._life.node, mark)
-            self._mark = mark
+def _is_free(claim: Claim, former_lives: FormerLives) -> bool:
+    """Tell whether a node may be claimed at once. An adopter gives way: what it settles a new life settles as well."""
+    return not claim.owner or claim.owner.startswith(ADOPTER) or former_lives.is_dead(claim.owner)

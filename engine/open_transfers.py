@@ -48,6 +48,7 @@ class OpenTransfer:
         "custody",
         "error",
         "intent",
+        "is_end_ours",
         "is_held",
         "is_journaled",
         "is_quarantined",
@@ -87,6 +88,7 @@ class OpenTransfer:
         self.custody = Custody.QUEUED
         self.touched_at = 0.0
         self.bucket: int | None = None
+        self.is_end_ours = False
         self.is_held = False
         self.is_journaled = False
         self.is_record_known = False

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from transfer_engine.actors import Backoff, GroupCommit, GroupCommitStatistics
 from transfer_engine.engine.alerts import Alerts
-from transfer_engine.engine.journal import INTENTS_IN_BLOB_MOST, Journal
+from transfer_engine.engine.journal import INTENTS_IN_BLOB_MOST, Journal, Journaled
 from transfer_engine.engine.open_transfers import OpenTransfer
 from transfer_engine.engine.records.protocol import RecordStore, RecordsUnavailable
 from transfer_engine.engine.submitter import Health, until_answered
@@ -65,7 +65,7 @@ class Recorder:
         self._ended = ended
         self._clock_ms = clock_ms
         self._backoff = Backoff()
-        self.intents: GroupCommit[Sequence[OpenTransfer], None] = GroupCommit(
+        self.intents: GroupCommit[Sequence[Journaled], None] = GroupCommit(
             "journal",
             self._flush_intents,
             weigh=len,
@@ -81,7 +81,7 @@ class Recorder:
             flushes_most=flushes_most,
         )
 
-    async def journal(self, transfers: Sequence[OpenTransfer]) -> None:
+    async def journal(self, transfers: Sequence[Journaled]) -> None:
         """Make the intents of transfers durable.
 
         Cancellation while waiting leaves them on their way: they may become durable, and count as unsettled.
@@ -116,7 +116,7 @@ class Recorder:
         """Return the statistics of the intents' and of the rows' group commit."""
         return self.intents.statistics(), self.rows.statistics()
 
-    async def _flush_intents(self, parts: list[Sequence[OpenTransfer]]) -> list[None]:
+    async def _flush_intents(self, parts: list[Sequence[Journaled]]) -> list[None]:
         blobs = self._journal.enter([transfer for part in parts for transfer in part])
         await self._until_answered(lambda: self._store.write(blobs, ()))
         return [None] * len(parts)

@@ -4,23 +4,32 @@ It resubmits; it never looks up and concludes. What a transfer's end is, the led
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 import trio
 
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.coordinator import Coordinator
 from transfer_engine.engine.drives import Drives
-from transfer_engine.engine.journal import Journal
+from transfer_engine.engine.journal import Journal, Journaled
+from transfer_engine.engine.leases import Lease
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
+from transfer_engine.engine.patience import Patience
 from transfer_engine.engine.recorder import Recorder
-from transfer_engine.engine.records.protocol import JournalBlob, RecordsDamaged, RecordStore
+from transfer_engine.engine.records.protocol import JournalBlob, RecordsDamaged, RecordStore, RecordsUnavailable
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.settings import Settings
 from transfer_engine.schema.transfers import Intent, TransferRecord, TransferState, decode_intents
+
+Answer = TypeVar("Answer")
+
+Row = TransferRecord | str | None
+"""A transfer's row, what is wrong with one that can't be understood, or None where there is none."""
 
 _BEFORE_SOURCE = frozenset({TransferState.INIT, TransferState.SOURCE_PENDING})
 
@@ -33,41 +42,38 @@ class Unfinished(msgspec.Struct):
 
 
 async def find_unfinished(
-    *, store: RecordStore, shard: int, journal: Journal, registry: ServiceRegistry, alerts: Alerts
+    *,
+    store: RecordStore,
+    shard: int,
+    journal: Journal,
+    registry: ServiceRegistry,
+    alerts: Alerts,
+    patience: Patience,
 ) -> Unfinished:
     """Read the journal from its low-water mark on and return the transfers that have no terminal row.
 
     An intent that can't be understood (an unknown service), or whose row can't be (an unknown state), is alerted and
-    pins its bucket: nothing is guessed.
-    Cancellation leaves nothing behind.
+    kept unsettled: nothing is guessed. A store that does not answer is asked again and again. Cancellation leaves
+    nothing behind.
 
     Raises:
         RecordsDamaged: a blob can't be decoded.
     """
     found: dict[tuple[int, int], OpenTransfer] = {}
     by_key: defaultdict[int, list[OpenTransfer]] = defaultdict(list)
-    mark = await store.low_water_mark(shard)
-    async with aclosing(store.read_journal(shard, from_bucket=mark)) as blobs:
-        async for blob in blobs:
-            intents = _intents(blob)
-            records, damaged = await _rows(store, [int.from_bytes(intent.req_id) for intent in intents])
-            for intent in intents:
+    async with aclosing(unfinished_intents(store, shard, patience)) as blobs:
+        async for bucket, intents in blobs:
+            for intent, record in intents:
                 req_id = int.from_bytes(intent.req_id)
-                if req_id in damaged:
-                    journal.pin(blob.bucket)
-                    alerts.critical("row_damaged", req_id=f"{req_id:#x}", error=damaged[req_id])
+                if (req_id, intent.fingerprint) in found:
                     continue
-                record = records.get(req_id)
-                if (record is not None and record.state.is_terminal) or (req_id, intent.fingerprint) in found:
-                    continue
-                transfer = _reopen(req_id, intent, record, registry)
+                transfer = reopen(intent, record, registry, alerts)
                 if transfer is None:
-                    journal.pin(blob.bucket)
-                    alerts.critical(
-                        "unknown_service", req_id=f"{req_id:#x}", source=intent.source, target=intent.target
-                    )
+                    stranded = journal.strand(intent)
+                    if stranded.bucket is None:
+                        journal.found(stranded, bucket)
                     continue
-                journal.found(transfer, blob.bucket)
+                journal.found(transfer, bucket)
                 found[req_id, intent.fingerprint] = transfer
                 by_key[req_id].append(transfer)
     return Unfinished(
@@ -76,19 +82,68 @@ async def find_unfinished(
     )
 
 
-async def _rows(store: RecordStore, req_ids: list[int]) -> tuple[dict[int, TransferRecord], dict[int, str]]:
-    """Return the rows that exist, and what is wrong with those that can't be understood."""
+async def unfinished_intents(
+    store: RecordStore, shard: int, patience: Patience | None = None
+) -> AsyncGenerator[tuple[int, list[tuple[Intent, Row]]], None]:
+    """Yield, blob by blob from a shard's low-water mark on, a bucket and its intents that have no terminal row.
+
+    Without ``patience`` a store that does not answer raises RecordsUnavailable. Close it (``aclosing``) when done.
+
+    Raises:
+        RecordsDamaged: a blob can't be decoded.
+    """
+    ask = _ask_once if patience is None else patience.ask
+    mark = await ask(lambda: store.low_water_mark(shard))
+    async with aclosing(_blobs(store, shard, mark, patience)) as blobs:
+        async for blob in blobs:
+            intents = _intents(blob)
+            rows = await ask(lambda intents=intents: _rows(store, intents))  # type: ignore[misc]
+            unfinished = [
+                (intent, row)
+                for intent, row in zip(intents, rows, strict=True)
+                if not (isinstance(row, TransferRecord) and row.state.is_terminal)
+            ]
+            if unfinished:
+                yield blob.bucket, unfinished
+
+
+async def _ask_once(question: Callable[[], Awaitable[Answer]]) -> Answer:
+    return await question()
+
+
+async def _blobs(
+    store: RecordStore, shard: int, from_bucket: int, patience: Patience | None
+) -> AsyncGenerator[JournalBlob, None]:
+    """Yield a shard's blobs; after a failure, go on behind the last one."""
+    after = (from_bucket, -1)
+    while True:
+        try:
+            async with aclosing(store.read_journal(shard, from_bucket=after[0])) as blobs:
+                async for blob in blobs:
+                    if (blob.bucket, blob.sequence) > after:
+                        after = (blob.bucket, blob.sequence)
+                        yield blob
+        except RecordsUnavailable as error:
+            if patience is None:
+                raise
+            await patience.failed(error)
+        else:
+            return
+
+
+async def _rows(store: RecordStore, intents: list[Intent]) -> list[Row]:
+    """Return the intents' rows; of one that can't be understood, what is wrong with it."""
+    req_ids = [int.from_bytes(intent.req_id) for intent in intents]
     try:
-        return await store.get_many(req_ids), {}
+        found: dict[int, Row] = {**await store.get_many(req_ids)}
     except RecordsDamaged:
-        rows: dict[int, TransferRecord] = {}
-        damaged: dict[int, str] = {}
+        found = {}
         for req_id in req_ids:
             try:
-                rows |= await store.get_many([req_id])
+                found |= await store.get_many([req_id])
             except RecordsDamaged as error:
-                damaged[req_id] = str(error)
-        return rows, damaged
+                found[req_id] = str(error)
+    return [found.get(req_id) for req_id in req_ids]
 
 
 def _intents(blob: JournalBlob) -> list[Intent]:
@@ -100,19 +155,22 @@ def _intents(blob: JournalBlob) -> list[Intent]:
         ) from error
 
 
-def _reopen(
-    req_id: int, intent: Intent, record: TransferRecord | None, registry: ServiceRegistry
-) -> OpenTransfer | None:
+def reopen(intent: Intent, row: Row, registry: ServiceRegistry, alerts: Alerts) -> OpenTransfer | None:
+    """Return an unfinished transfer as its former life left it; None, with an alert, where it can't be driven."""
+    req_id = int.from_bytes(intent.req_id)
+    if isinstance(row, str):
+        alerts.critical("row_damaged", req_id=f"{req_id:#x}", error=row)
+        return None
     source, target = registry.find(intent.source), registry.find(intent.target)
     if source is None or target is None:
+        alerts.critical("unknown_service", req_id=f"{req_id:#x}", source=intent.source, target=intent.target)
         return None
     transfer = OpenTransfer(req_id=req_id, intent=intent, source=source, target=target)
-    transfer.is_journaled = True
     transfer.is_recovered = True
-    if record is None:
+    if row is None:
         transfer.is_record_known = True
-    elif record.fingerprint == intent.fingerprint:
-        transfer.adopt(record)
+    elif row.fingerprint == intent.fingerprint:
+        transfer.adopt(row)
     if transfer.state not in _BEFORE_SOURCE:
         # Its source was reached, in order, in its former life: the rest is the scanner's, at once.
         transfer.custody = Custody.WAITING
@@ -131,10 +189,14 @@ class Replays:
         drives: Drives,
         recorder: Recorder,
         journal: Journal,
+        completion: Completion,
+        lease: Lease,
         alerts: Alerts,
         settings: Settings,
         clock_ms: Callable[[], int],
     ) -> None:
+        self._completion = completion
+        self._lease = lease
         self._open = open_transfers
         self._coordinator = coordinator
         self._drives = drives
@@ -148,7 +210,7 @@ class Replays:
     async def scan(self) -> None:
         """Look at every open transfer once. Cancellation leaves the rest to the next scan."""
         stale_before = trio.current_time() - self._settings.stale_after_ms / 1000
-        overdue = []
+        overdue: list[Journaled] = []
         for position, transfer in enumerate(self._open):
             if position % 1_000 == 0:
                 await trio.lowlevel.checkpoint()
@@ -159,16 +221,24 @@ class Replays:
                 overdue.append(transfer)
             if transfer.is_quarantined or transfer.touched_at > stale_before:
                 continue
-            if transfer.custody is Custody.WAITING:
+            if transfer.custody is Custody.WAITING and self._lease.is_held:
                 await self._replay(transfer)
             elif transfer.custody is Custody.ENDING and self._recorder.has_passed(transfer):
                 self._end_again(transfer)
-        if overdue:
-            bucket = self._journal.current_bucket
-            await self._recorder.journal(overdue)
+        overdue += filter(self._journal.is_overdue, self._completion.behind)
+        overdue += filter(self._journal.is_overdue, self._journal.stranded)
+        await self._carry_forward(overdue)
+        self._alerted = {req_id: name for req_id, name in self._alerted.items() if self._open.find(req_id)}
+
+    async def _carry_forward(self, overdue: list[Journaled]) -> None:
+        """Journal old intents again, so that they pin no old bucket."""
+        if not overdue or not self._lease.is_held:
+            return  # whoever adopts this shard would not look for them where they are not yet
+        bucket = self._journal.current_bucket
+        await self._recorder.journal(overdue)
+        if self._lease.is_held:
             for transfer in overdue:
                 self._journal.moved(transfer, bucket)
-        self._alerted = {req_id: name for req_id, name in self._alerted.items() if self._open.find(req_id)}
 
     async def _replay(self, transfer: OpenTransfer) -> None:
         transfer.retry_count += 1

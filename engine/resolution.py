@@ -9,6 +9,7 @@ from tigerbeetle import CreateTransferStatus
 
 from transfer_engine.engine.coordinator import Coordinator
 from transfer_engine.engine.endings import CANCELLED_BY_OPERATOR, Endings
+from transfer_engine.engine.leases import Lease
 from transfer_engine.engine.legs import TOMBSTONE_CODE
 from transfer_engine.engine.open_transfers import OpenTransfer
 from transfer_engine.engine.outcomes import Resolution, ResolutionReport
@@ -25,7 +26,8 @@ _IS_THERE = frozenset({CreateTransferStatus.CREATED, CreateTransferStatus.EXISTS
 class Resolver:
     """Carries an operator's decisions out; whoever calls has the transfer's custody."""
 
-    def __init__(self, *, coordinator: Coordinator, endings: Endings, submitter: Submitter) -> None:
+    def __init__(self, *, coordinator: Coordinator, endings: Endings, submitter: Submitter, lease: Lease) -> None:
+        self._lease = lease
         self._coordinator = coordinator
         self._endings = endings
         self._submitter = submitter
@@ -67,6 +69,7 @@ class Resolver:
         return False
 
     async def _void(self, transfer: OpenTransfer, steps: list[str]) -> None:
+        self._lease.require()
         [tombstone] = await self._submitter.submit([transfer.body.tombstone()])
         verdict = hold_verdict(tombstone.status)
         if verdict is HoldVerdict.OTHER_OWNER:
@@ -89,9 +92,9 @@ class Resolver:
             else "the hold's id is burnt or taken by a tombstone"
         )
         if await self._fence_source(transfer, steps):
-            transfer.apply(TransferEvent.SOURCE_FAIL)
-            self._endings.end(transfer, error=CANCELLED_BY_OPERATOR)
-            steps.append("failed: nothing moved, and nothing will")
+            await self._endings.conclude(transfer, TransferEvent.SOURCE_FAIL, error=CANCELLED_BY_OPERATOR)
+            if transfer.state.is_terminal:
+                steps.append(f"{transfer.state.value}: nothing moved, and nothing will")
 
     async def _void_hold(self, transfer: OpenTransfer, steps: list[str]) -> None:
         """The hold stands and no target can take anything: void it, and give the source its amount back."""
@@ -107,12 +110,12 @@ class Resolver:
             return
         if transfer.source.core is None:
             transfer.apply(TransferEvent.SOURCE_OK)
+        events = [TransferEvent.TARGET_CALL, TransferEvent.TARGET_FAIL, TransferEvent.ROLLBACK_OK]
         if transfer.state in {TransferState.INIT, TransferState.SOURCE_PENDING}:
-            transfer.apply(TransferEvent.SOURCE_FAIL)
-        for event in (TransferEvent.TARGET_CALL, TransferEvent.TARGET_FAIL, TransferEvent.ROLLBACK_OK):
-            transfer.apply(event)
-        self._endings.end(transfer, error=CANCELLED_BY_OPERATOR)
-        steps.append(f"{transfer.state.value}: the source has its amount")
+            events = [TransferEvent.SOURCE_FAIL]
+        await self._endings.conclude(transfer, *events, error=CANCELLED_BY_OPERATOR)
+        if transfer.state.is_terminal:
+            steps.append(f"{transfer.state.value}: the source has its amount")
 
     async def _fence_source(self, transfer: OpenTransfer, steps: list[str]) -> bool:
         """Undo the source's withdraw, or fence one that has not come; True once that is certain."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from transfer_engine.actors import ActorPool, Backoff, ChildSpec, PoolClosed, Scanner, Supervisor
 from transfer_engine.engine.admission import Admission
+from transfer_engine.engine.adoption import Adoption
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.comparison import Comparison
 from transfer_engine.engine.completion import Completion
@@ -13,20 +14,21 @@ from transfer_engine.engine.deadlines import Deadlines
 from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.endings import Endings
 from transfer_engine.engine.engine import Parts
+from transfer_engine.engine.former_lives import FormerLives
+from transfer_engine.engine.heartbeat import Heartbeat
 from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.ledger.protocol import Ledger
-from transfer_engine.engine.lives import Heartbeat, Lease
+from transfer_engine.engine.lives import Begun
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
 from transfer_engine.engine.reconciler import Reconciler
 from transfer_engine.engine.reconciliation import Rules
 from transfer_engine.engine.recorder import Recorder
-from transfer_engine.engine.records.protocol import Life, RecordStore
+from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.recovery import Replays
 from transfer_engine.engine.resolution import Resolver
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.settings import Settings
 from transfer_engine.engine.submitter import Submitter
-from transfer_engine.schema.ids import SnowflakeGenerator
 
 _RESTARTS_MOST = 100
 """Restarts of all actors in a minute before the engine gives up.
@@ -47,13 +49,14 @@ def wire(
     registry: ServiceRegistry,
     ledger: Ledger,
     records: RecordStore,
-    life: Life,
-    identifiers: SnowflakeGenerator,
+    begun: Begun,
+    former_lives: FormerLives,
+    alerts: Alerts,
     clock_ms: Callable[[], int],
 ) -> Parts:
     """Return the parts of an engine, connected; nothing runs yet."""
-    alerts, lease, open_transfers = Alerts(), Lease(), OpenTransfers()
-    journal = Journal(life, identifiers)
+    lease, open_transfers = begun.lease, OpenTransfers()
+    journal = Journal(begun.life, begun.identifiers)
     waiting_most = 2 * settings.open_transfers_most
     drives = Drives(alerts, crashes_most=settings.poison_crashes_most)
     submitter = Submitter(
@@ -80,7 +83,7 @@ def wire(
         waiting_most=waiting_most,
         flushes_most=settings.cassandra.flushes_most if settings.records == "cassandra" else 1,
     )
-    endings = Endings(submitter=submitter, recorder=recorder, alerts=alerts, close=completion.close)
+    endings = Endings(submitter=submitter, recorder=recorder, lease=lease, alerts=alerts, close=completion.close)
     coordinator = Coordinator(
         submitter=submitter,
         recorder=recorder,
@@ -98,19 +101,20 @@ def wire(
         drives=drives,
         recorder=recorder,
         journal=journal,
+        completion=completion,
+        lease=lease,
         alerts=alerts,
         settings=settings,
         clock_ms=clock_ms,
     )
     heartbeat = Heartbeat(
         store=records,
-        life=life,
-        generator=identifiers,
+        begun=begun,
         journal=journal,
-        lease=lease,
         alerts=alerts,
         clock_ms=clock_ms,
         ahead_ms=settings.ceiling_ahead_ms,
+        heartbeat_ms=settings.heartbeat_ms,
     )
     assets = {asset.asset_id: asset.asset() for asset in settings.assets}
     admission = Admission(
@@ -119,12 +123,27 @@ def wire(
         open_transfers=open_transfers,
         open_transfers_most=settings.open_transfers_most,
         pool=pool,
-        identifiers=identifiers,
+        identifiers=begun.identifiers,
         backends={"ledger": submitter.health, "record store": recorder.health},
         lease=lease,
         clock_ms=clock_ms,
     )
     scanner = Scanner("scanner", replays.scan, settings.scan_interval_ms)
+    adoption = Adoption(
+        store=records,
+        life=begun.life,
+        lease=lease,
+        former_lives=former_lives,
+        journal=journal,
+        recorder=recorder,
+        open_transfers=open_transfers,
+        completion=completion,
+        registry=registry,
+        enqueue=requeue,
+        kick=scanner.kick,
+        alerts=alerts,
+        settings=settings,
+    )
     deadlines = Deadlines(settings.deadline_ms)
     reconciler = Reconciler(
         Comparison(ledger, records, Rules(registry, assets)),
@@ -134,6 +153,7 @@ def wire(
         settings=settings,
     )
     children = _children(heartbeat, deadlines, recorder, submitter, drives, scanner, pool)
+    children.append(ChildSpec("adoption", Scanner("adoption", adoption.look, settings.heartbeat_ms).run))
     if settings.reconcile:
         children.append(ChildSpec("reconciler", reconciler.run))
     return Parts(
@@ -150,10 +170,12 @@ def wire(
         pool=pool,
         scanner=scanner,
         reconciler=reconciler,
-        resolver=Resolver(coordinator=coordinator, endings=endings, submitter=submitter),
+        adoption=adoption,
+        resolver=Resolver(coordinator=coordinator, endings=endings, submitter=submitter, lease=lease),
         admission=admission,
         completion=completion,
         deadlines=deadlines,
+        lease=lease,
         heartbeat=heartbeat,
         supervisor=_supervisor(children, alerts),
         alerts=alerts,

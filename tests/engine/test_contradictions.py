@@ -72,7 +72,7 @@ async def test_a_sources_success_that_meets_a_void_gets_its_amount_back(world: W
         )
         assert (told.outcome.status, told.outcome.message) == (TransferStatus.ROLLED_BACK, "voided by an operator")
         steps = world.wire.names(told.outcome.req_id)
-        assert steps[-5:] == ["post", "row compensating", "void", f"{source}.rollback", "row rolled_back"]
+        assert steps[-6:] == ["post", "row compensating", "void", f"{source}.rollback", "get", "row rolled_back"]
         assert f"{source}.commit" not in steps
     assert await world.spendable(1, source) == 1_000
     await world.check()

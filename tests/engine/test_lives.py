@@ -1,19 +1,45 @@
 """Lives: what is promised is durable first, a new life starts above all former ones, a lost claim asks nothing."""
 
+from collections.abc import Callable
+
 import pytest
 import trio
 
-from support.engines import BORN_MS, FREEZING, World, now_ms
+from support.engines import BORN_MS, FREEZING, Machine, World, now_ms
 from support.memory_records import MemoryRecords, take_over
+from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.lives import begin_life
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode
+from transfer_engine.engine.patience import Patience
+from transfer_engine.engine.records.protocol import ClaimLost, Life
 from transfer_engine.engine.services.simulated import Behaviour
-from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS, snowflake_of
+from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS, SnowflakeGenerator, snowflake_of
 from transfer_engine.schema.transfers import TransferState, TransferStatus
 
 
 def milliseconds_of(req_id: int) -> int:
     return (snowflake_of(req_id) >> 22) + SNOWFLAKE_EPOCH_MS
+
+
+async def begin(
+    store: MemoryRecords,
+    machine: Machine,
+    *,
+    node: int = 0,
+    clock_ms: Callable[[], int] = now_ms,
+    ahead_ms: int = 10_000,
+) -> tuple[Life, SnowflakeGenerator]:
+    begun = await begin_life(
+        store,
+        node=node,
+        clock_ms=clock_ms,
+        ahead_ms=ahead_ms,
+        heartbeat_ms=2_500,
+        lease_ms=10_000,
+        former_lives=machine,
+        patience=Patience(Alerts()),
+    )
+    return begun.life, begun.identifiers
 
 
 async def test_identifiers_stay_below_the_durable_ceiling(world: World) -> None:
@@ -41,10 +67,10 @@ async def test_the_next_life_issues_above_the_former_ones_ceiling(world: World) 
 
 
 async def test_a_clock_that_steps_back_between_lives_repeats_nothing(world: World) -> None:
-    store = MemoryRecords()
+    store, machine = MemoryRecords(), Machine()
     seen: list[int] = []
     for clock_ms in (BORN_MS, BORN_MS - 10**9, BORN_MS + 5, 0):
-        life, generator = await begin_life(store, node=3, clock_ms=lambda clock_ms=clock_ms: clock_ms, ahead_ms=1_000)
+        life, generator = await begin(store, machine, node=3, clock_ms=lambda clock_ms=clock_ms: clock_ms, ahead_ms=1_000)
         assert life.epoch == len(seen) // 10 + 1
         seen += [generator.issue() for _ in range(10)]
         assert store.claim_of[3].ceiling_ms >= generator.logical_ms
@@ -52,10 +78,10 @@ async def test_a_clock_that_steps_back_between_lives_repeats_nothing(world: Worl
 
 
 async def test_an_engine_that_restarts_again_and_again_does_not_run_ahead_of_the_clock(world: World) -> None:
-    store = MemoryRecords()
+    store, machine = MemoryRecords(), Machine()
     seen: list[int] = []
     for _ in range(100):
-        _, generator = await begin_life(store, node=0, clock_ms=now_ms, ahead_ms=10_000)
+        _, generator = await begin(store, machine)
         seen += [generator.issue() for _ in range(5)]
         await trio.sleep(0.2)
     assert sorted(set(seen)) == seen
@@ -63,16 +89,16 @@ async def test_an_engine_that_restarts_again_and_again_does_not_run_ahead_of_the
 
 
 async def test_an_engine_ahead_of_the_clock_has_identifiers_enough_until_its_next_beat(world: World) -> None:
-    store = MemoryRecords()
-    await begin_life(store, node=0, clock_ms=now_ms, ahead_ms=600_000)
-    _, generator = await begin_life(store, node=0, clock_ms=now_ms, ahead_ms=10_000)
+    store, machine = MemoryRecords(), Machine()
+    await begin(store, machine, ahead_ms=600_000)
+    _, generator = await begin(store, machine)
     for _ in range(100_000):
         generator.issue()
     assert generator.ceiling_ms > generator.logical_ms
 
 
 async def test_without_a_heartbeat_identifiers_run_out_and_keys_go_on(world: World) -> None:
-    async with world.engine(ceiling_ahead_ms=10_000) as engine:
+    async with world.engine(ceiling_ahead_ms=10_000, lease_ms=600_000) as engine:
         world.wire.next_fates["ceiling"] = ["lose_request"] * 1_000
         await trio.sleep(60)
         assert engine.statistics().alerts["heartbeat_failed"] > 10
@@ -89,22 +115,24 @@ async def test_without_a_heartbeat_identifiers_run_out_and_keys_go_on(world: Wor
     await world.check()
 
 
-async def test_a_lost_claim_asks_nothing_more(world: World) -> None:
+async def test_a_lost_claim_asks_nothing_more_and_ends_the_engine(world: World) -> None:
     world.cores[FREEZING].behave(Behaviour(crash_before=999))
-    async with world.engine() as engine:
-        waiting = await world.ask(engine, "funding", FREEZING)
-        await take_over(world.records, 0)
-        await trio.sleep(5)
-        assert engine.statistics().alerts["claim_lost"] > 0
-        asked = [name for name in world.wire.names() if name in {"hold", "post", "accounts", f"{FREEZING}.deposit"}]
-        told = await world.ask(engine, "funding", "trading", key="key")
-        refused_or_pending = isinstance(told.answer, Overloaded) or told.outcome.status is TransferStatus.PENDING
-        assert refused_or_pending
-        await trio.sleep(60)
-        assert [
-            name for name in world.wire.names() if name in {"hold", "post", "accounts", f"{FREEZING}.deposit"}
-        ] == asked
-        assert not (await engine.readiness()).ready
+    asked: list[str] = []
+    with pytest.raises(ClaimLost):
+        async with world.engine() as engine:
+            waiting = await world.ask(engine, "funding", FREEZING)
+            await take_over(world.records, 0)
+            with trio.CancelScope(shield=True):  # of an embedder that takes its time
+                await trio.sleep(5)
+                assert engine.statistics().alerts["claim_lost"] == 1
+                asked = asked_of_others(world)
+                told = await world.ask(engine, "funding", "trading", key="key")
+                assert isinstance(told.answer, Overloaded)
+                assert not (await engine.readiness()).ready
+                await trio.sleep(60)
+                assert asked_of_others(world) == asked
+            await trio.sleep_forever()
+    assert asked_of_others(world) == asked
     world.cores[FREEZING].behave(Behaviour())
     async with world.engine() as engine:
         await world.heal(engine)
@@ -112,15 +140,22 @@ async def test_a_lost_claim_asks_nothing_more(world: World) -> None:
     await world.check()
 
 
+def asked_of_others(world: World) -> list[str]:
+    return [name for name in world.wire.names() if name in {"hold", "post", "accounts", f"{FREEZING}.deposit"}]
+
+
 async def test_a_claim_that_is_lost_after_the_intent_was_taken_asks_nothing_of_the_ledger(world: World) -> None:
-    async with world.engine() as engine, trio.open_nursery() as nursery:
-        stop = world.wire.stop("intent")
-        nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key", deadline_ms=9_000))
-        await stop.reached.wait()
-        await take_over(world.records, 0)
-        await trio.sleep(3)
-        stop.released.set()
-        await trio.sleep(1)
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(ClaimLost):
+            async with world.engine() as engine:
+                stop = world.wire.stop("intent")
+                nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key", deadline_ms=9_000))
+                await stop.reached.wait()
+                await take_over(world.records, 0)
+                await trio.sleep(2.6)
+                stop.released.set()
+                await trio.sleep(9)
+        assert trio.current_time() < 5
         assert world.told[0].outcome.status is TransferStatus.PENDING
         assert not {"accounts", "hold"} & set(world.wire.names())
     async with world.engine() as engine:
@@ -130,16 +165,17 @@ async def test_a_claim_that_is_lost_after_the_intent_was_taken_asks_nothing_of_t
 
 
 async def test_a_lost_claim_moves_no_mark(world: World) -> None:
-    async with world.engine():
-        await take_over(world.records, 0)
-        mark = world.records.marks.get(0, 0)
-        await trio.sleep(100)
+    with pytest.raises(ClaimLost):
+        async with world.engine():
+            await take_over(world.records, 0)
+            mark = world.records.marks.get(0, 0)
+            await trio.sleep(100)
     assert world.records.marks.get(0, 0) == mark
 
 
 @pytest.mark.parametrize("fate", ["lose_request", "lose_answer"])
 async def test_a_beat_that_was_lost_raises_nothing_too_early(world: World, fate: str) -> None:
-    async with world.engine() as engine:
+    async with world.engine(lease_ms=600_000) as engine:
         for _ in range(10):
             world.wire.next_fates["ceiling"] = [fate]
             world.wire.next_fates["mark"] = [fate]

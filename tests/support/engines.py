@@ -82,6 +82,24 @@ class Told:
         return self.answer
 
 
+class Machine:
+    """What a machine remembers of the engines that ran on it: what ``LifeFile`` does, without a file."""
+
+    def __init__(self) -> None:
+        self.tokens: list[str] = []
+
+    def is_dead(self, owner: str) -> bool:
+        return owner in self.tokens
+
+    async def begin(self, owner: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.tokens.append(owner)
+
+    async def began(self, owner: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.tokens = [owner]
+
+
 class World:
     """A ledger, a record store and two cores that outlive engines. Made inside of a trio loop."""
 
@@ -96,6 +114,8 @@ class World:
         self.wire = Wire()
         """The running, or last, life's."""
         self.told: list[Told] = []
+        self.machine = Machine()
+        """Where engines run that are not said to run elsewhere."""
 
     def registry(self, cores: dict[str, Any]) -> ServiceRegistry:
         """Return the services, with these objects to call."""
@@ -108,15 +128,23 @@ class World:
         return ServiceRegistry(services, {"spot": "trading"})
 
     @asynccontextmanager
-    async def engine(self, wire: Wire | None = None, **settings: Any) -> AsyncIterator[Engine]:
-        """Live one life; ``wire`` is its way to the backends."""
+    async def engine(
+        self,
+        wire: Wire | None = None,
+        *,
+        machine: Machine | None = None,
+        clock_ms: Callable[[], int] = now_ms,
+        **settings: Any,
+    ) -> AsyncIterator[Engine]:
+        """Live one life; ``wire`` is its way to the backends, ``machine`` where it runs."""
         self.wire = wire = wire or Wire()
         async with engine_on(
             self.settings.model_copy(update=settings),
             self.registry({name: WiredCore(core, wire) for name, core in self.cores.items()}),
             WiredLedger(self.ledger, wire),
             WiredRecords(self.records, wire),
-            clock_ms=now_ms,
+            former_lives=machine or self.machine,
+            clock_ms=clock_ms,
         ) as engine:
             yield engine
 
@@ -177,6 +205,14 @@ class World:
                 await trio.sleep(1)
         assert not scope.cancelled_caught, list(engine._parts.open_transfers)
         assert engine.statistics().unsettled_intents == 0
+
+    async def adopt(self, engine: Engine, *, shards: int = 1, within_s: float = 200) -> None:
+        """Wait until an engine has taken so many shards over and given them back, and all of it has ended."""
+        with trio.move_on_after(within_s) as scope:
+            while engine.statistics().adoption.settled < shards:  # noqa: ASYNC110  a minute, by a clock that jumps
+                await trio.sleep(1)
+        assert not scope.cancelled_caught, (engine._parts.adoption, self.records.claim_of)
+        await self.heal(engine)
 
     def row(self, req_id: UUID) -> TransferRecord:
         """Return a row that must be there."""

@@ -52,7 +52,8 @@ class Stop:
 class Wire:
     """One life's way to its backends.
 
-    ``fates`` maps the number of a call (from 1) to ``lose_request``, ``lose_answer``, ``cut_before`` or ``cut_after``.
+    ``fates`` maps the number of a call (from 1) to ``lose_request``, ``lose_answer``, ``cut_before``, ``cut_after``,
+    ``pause`` (before the call is applied) or ``pause_after``.
     ``scope`` is cancelled by a cut: it is the engine's.
     """
 
@@ -72,6 +73,17 @@ class Wire:
         self.interludes: dict[int, Callable[[], Awaitable[object]]] = {}
         """What somebody else does just before the n-th call."""
         self._stops: list[Stop] = []
+        self._paused: trio.Event | None = None
+
+    def pause(self) -> None:
+        """Stop every call, before it is applied and before it is answered, until :meth:`resume`."""
+        self._paused = trio.Event()
+
+    def resume(self) -> None:
+        """Let everything through that was stopped."""
+        if self._paused is not None:
+            self._paused.set()
+            self._paused = None
 
     def names(self, req_id: UUID | None = None) -> list[str]:
         """Return what was asked, in order; of one transfer if it is named."""
@@ -113,6 +125,8 @@ class Wire:
         stops = [stop for stop in self._stops if stop.name in {entry.name for entry in entries}]
         self._stops = [stop for stop in self._stops if stop not in stops]
         await trio.lowlevel.checkpoint()
+        if fate == "pause":
+            self.pause()
         if fate == "cut_before":
             self.cut()
         for stop in stops:
@@ -126,6 +140,8 @@ class Wire:
         answer = self.forged[entries[0].name] if entries and entries[0].name in self.forged else await apply()
         if fate == "cut_after":
             self.cut()
+        if fate == "pause_after":
+            self.pause()
         for stop in stops:
             if stop.after:
                 await stop.here()
@@ -135,6 +151,8 @@ class Wire:
         return answer
 
     async def _alive(self) -> None:
+        if self._paused is not None:
+            await self._paused.wait()
         if self.is_cut:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
