@@ -7,6 +7,7 @@ from cassandra import (
     AuthenticationFailed,
     ConfigurationException,
     InvalidRequest,
+    OperationTimedOut,
     Unauthorized,
 )
 from cassandra.cluster import NoHostAvailable
@@ -39,13 +40,13 @@ def translate(error: BaseException, settings: CassandraSettings) -> Exception:
         return BatchTooLarge("the server's batch_size_fail_threshold is too small for a single transfer: raise it")
     if isinstance(error, _REFUSALS):
         return RecordsMisconfigured(
-            f"the server refused a statement on keyspace {settings.keyspace}: {_words(error)}; "
+            f"the server refused a statement on keyspace {settings.keyspace}: {_words(error, settings)}; "
             f"`{SCHEMA_APPLY}` makes what is missing"
         )
     refused = find_authentication_failure(error)
     if refused is not None:
         return refused_credentials(refused, settings)
-    return RecordsUnavailable(f"Cassandra at {', '.join(settings.contact_points)}: {_words(error)}")
+    return RecordsUnavailable(f"Cassandra at {', '.join(settings.contact_points)}: {_words(error, settings)}")
 
 
 def find_authentication_failure(error: BaseException) -> AuthenticationFailed | None:
@@ -65,12 +66,14 @@ def refused_credentials(error: AuthenticationFailed, settings: CassandraSettings
         )
     return RecordsMisconfigured(
         f"the server refused cassandra.username {settings.username!r} with the password in "
-        f"cassandra.password_file {settings.password_file}: {_words(error)}"
+        f"cassandra.password_file {settings.password_file}: {_words(error, settings)}"
     )
 
 
-def _words(error: BaseException) -> str:
+def _words(error: BaseException, settings: CassandraSettings) -> str:
     """Return an error in one line."""
     if isinstance(error, NoHostAvailable) and error.errors:
         return "; ".join(f"{getattr(host, 'endpoint', host)}: {cause}" for host, cause in error.errors.items())
+    if isinstance(error, OperationTimedOut):
+        return f"no answer within timeout_ms ({settings.timeout_ms})"
     return " ".join(str(error).split()) or type(error).__name__

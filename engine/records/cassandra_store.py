@@ -158,8 +158,7 @@ class CassandraRecords:
         entries: list[bytes] = []
         size = 0
         for record in records:
-            row = packer.row(record)
-            added = [row, packer.history(record.user_id, record)]
+            added = [packer.row(record), packer.history(record.user_id, record)]
             users = [record.user_id]
             if record.target_user_id != record.user_id:
                 added.append(packer.history(record.target_user_id, record))
@@ -170,12 +169,16 @@ class CassandraRecords:
                     periods.add(place)
                     added.append(packer.period(*place))
             added_size = sum(map(len, added))
+            if added_size > self._batch_bytes:  # the server takes a batch of one statement at any size
+                batches += [(batch_request([entry], self._consistency), ANYWHERE) for entry in added]
+                continue
             if entries and size + added_size > self._batch_bytes:
                 batches.append((batch_request(entries, self._consistency), ANYWHERE))
                 entries, size = [], 0
             entries += added
             size += added_size
-        batches.append((batch_request(entries, self._consistency), ANYWHERE))
+        if entries:
+            batches.append((batch_request(entries, self._consistency), ANYWHERE))
         return batches
 
     async def get(self, req_id: int) -> TransferRecord | None:
