@@ -1,0 +1,37 @@
+"""A run whose books don't hold is told from one whose books do."""
+
+import pytest
+
+from support.memory_records import MemoryRecords
+from transfer_engine.benchmarks.books import Holdings, moved_wrongly, rows_wrong
+from transfer_engine.benchmarks.floors import Supply
+
+BEFORE = Holdings(funding=1_000, trading=50, pending=0)
+
+
+def test_what_was_committed_has_moved() -> None:
+    assert moved_wrongly(BEFORE, Holdings(funding=990, trading=60, pending=0), committed=10) == []
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        Holdings(funding=991, trading=60, pending=0),
+        Holdings(funding=990, trading=61, pending=0),
+        Holdings(funding=989, trading=61, pending=0),
+        Holdings(funding=990, trading=60, pending=2),
+    ],
+    ids=["too little left", "too much came", "one more moved", "still held"],
+)
+def test_balances_that_do_not_fit(after: Holdings) -> None:
+    assert moved_wrongly(BEFORE, after, committed=10) != []
+
+
+async def test_a_row_that_is_missing_is_found() -> None:
+    records = MemoryRecords()
+    group = Supply().group(3)
+    await records.write([], group.records[:2])
+    asked = [record.req_id.int for record in group.records]
+    assert await rows_wrong(records, asked[:2]) == []
+    [wrong] = await rows_wrong(records, asked)
+    assert "is missing" in wrong
