@@ -57,7 +57,13 @@ class ServerProcess:
 
     @classmethod
     async def start(
-        cls, directory: Path, config: Mapping[str, Any], *, crash_at: str | None = None, port: int = 0
+        cls,
+        directory: Path,
+        config: Mapping[str, Any],
+        *,
+        crash_at: str | None = None,
+        port: int = 0,
+        start_s: float = START_S,
     ) -> Self:
         """Start a server on this port (0: a free one), with its data, configuration and log under ``directory``.
 
@@ -78,7 +84,7 @@ class ServerProcess:
             )
         server = cls(process, directory)
         try:
-            with trio.fail_after(START_S):
+            with trio.fail_after(start_s):
                 await server._be_ready()
         except BaseException:
             await server.kill()
@@ -139,10 +145,15 @@ class ServerProcess:
 
 @asynccontextmanager
 async def running_server(
-    directory: Path, config: Mapping[str, Any], *, crash_at: str | None = None, port: int = 0
+    directory: Path,
+    config: Mapping[str, Any],
+    *,
+    crash_at: str | None = None,
+    port: int = 0,
+    start_s: float = START_S,
 ) -> AsyncIterator[ServerProcess]:
     """Run a server; whatever is left of it at the end is killed. Raises what :meth:`ServerProcess.start` does."""
-    server = await ServerProcess.start(directory, config, crash_at=crash_at, port=port)
+    server = await ServerProcess.start(directory, config, crash_at=crash_at, port=port, start_s=start_s)
     try:
         yield server
     finally:

@@ -13,9 +13,7 @@ def binary() -> str:
     """The path of TigerBeetle."""
     found = find_binary()
     if found is None:
-        pytest.skip(
-            "NOT TESTED against a real TigerBeetle and Cassandra: set TIGERBEETLE_BINARY, or put `tigerbeetle` on the PATH"
-        )
+        pytest.skip("NOT TESTED against real servers: set TIGERBEETLE_BINARY, or put `tigerbeetle` on the PATH")
     return found
 
 

@@ -35,8 +35,8 @@ _PROJECT: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 </project>
 """
 
-# A commit log that is mapped into memory is in the kernel's hands as soon as a write is answered: it outlives the
-# process (kill -9), whatever `commitlog_sync` says. What is not synced yet is lost with the machine only.
+# A write is answered when it is synced, so that it outlives kill -9: of a log that is synced from time to time what was
+# written since its last marker (each 100 ms) can't be read back, although the kernel has it.
 _CONFIGURATION: Final = """cluster_name: tests
 num_tokens: 1
 partitioner: org.apache.cassandra.dht.Murmur3Partitioner
@@ -52,8 +52,7 @@ native_transport_port: {port}
 authenticator: {authenticator}
 auto_bootstrap: false
 auto_snapshot: false
-commitlog_sync: periodic
-commitlog_sync_period: 10000ms
+commitlog_sync: batch
 commitlog_disk_access_mode: mmap
 commitlog_segment_size: 32MiB
 commitlog_total_space: 512MiB

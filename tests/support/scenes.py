@@ -55,7 +55,9 @@ class Scene:
     async def server(self, **config: Any) -> AsyncIterator[ServerProcess]:
         """Run the engine; whatever is left of it at the end is killed."""
         backends = self.pair.backends(timeout_ms=TIMEOUT_MS, **self._backends)
-        async with running_server(self.directory, {**SETTINGS, **backends, **config}, port=self.port) as server:
+        async with running_server(
+            self.directory, {**SETTINGS, **backends, **config}, port=self.port, start_s=PATIENCE_S
+        ) as server:
             yield server
 
     @asynccontextmanager

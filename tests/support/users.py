@@ -17,7 +17,7 @@ from transfer_engine.http.demo_notes import Asked, Note, Notebook
 
 WALLET_PAIRS = (("funding", "trading"), ("trading", "funding"))
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 """How long other processes' progress is waited for."""
 
 ANSWER_S = 8.0
