@@ -304,6 +304,8 @@ class TigerBeetleLedger:
                 return self._unclaimed.pop(index)
         return None
 
+    # An interrupt between handing a packet over and forgetting that it waits would hand it over twice.
+    @trio.lowlevel.enable_ki_protection
     def _hand_over(self) -> None:
         """Hand to the client what waits, as far as there is room: first in, first out among those of an operation."""
         held_up: set[int] = set()
