@@ -119,7 +119,11 @@ class Submitter:
                     self._acknowledge(account_id)
                 else:
                     refused.append(account_id)
-                    self._alerts.critical("account_conflict", account_id=f"{account_id:#x}", status=result.status.name)
+                    self._alerts.critical(
+                        "account_conflict",
+                        account_id=f"{account_id:#x}",
+                        status=getattr(result.status, "name", result.status),
+                    )
         return refused
 
     async def lookup_accounts(self, account_ids: Sequence[int]) -> list[Account]:
