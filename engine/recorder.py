@@ -23,6 +23,9 @@ Result = TypeVar("Result")
 ROWS_IN_FLUSH_MOST: Final = 4_096
 """Bounds how long the first row of a flush waits for the last one's, and a flush's memory: about 2 MiB."""
 
+SHARE_LEAST: Final = 64
+"""What waits is shared out among the flushes that may start, in parts no smaller than this: a request has its price."""
+
 
 class _Row:
     """A row to be made durable, and whose end it is."""
@@ -70,6 +73,7 @@ class Recorder:
             self._flush_intents,
             weigh=len,
             batch_weight_most=INTENTS_IN_BLOB_MOST,
+            batch_weight_least=SHARE_LEAST,
             waiting_weight_most=max(waiting_most, INTENTS_IN_BLOB_MOST),
             flushes_most=flushes_most,
         )
@@ -77,6 +81,7 @@ class Recorder:
             "recorder",
             self._flush_rows,
             batch_weight_most=ROWS_IN_FLUSH_MOST,
+            batch_weight_least=SHARE_LEAST,
             waiting_weight_most=max(waiting_most, ROWS_IN_FLUSH_MOST),
             flushes_most=flushes_most,
         )

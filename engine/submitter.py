@@ -6,7 +6,7 @@ again, by the same ids, until an answer comes; callers have their own deadlines.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tigerbeetle import Account, CreateAccountResult, CreateTransferResult, Transfer
 
@@ -15,6 +15,9 @@ from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger, LedgerUnavailable
 from transfer_engine.engine.legs import new_account
 from transfer_engine.engine.verdicts import ACKNOWLEDGED_ACCOUNT
+
+EVENTS_IN_SHARE_LEAST: Final = 256
+"""What waits is shared out among the submissions that may start, in parts no smaller than this."""
 
 Event = TypeVar("Event")
 Result = TypeVar("Result")
@@ -81,6 +84,7 @@ class Submitter:
             self._flush_transfers,
             weigh=len,
             batch_weight_most=BATCH_EVENTS_MAX,
+            batch_weight_least=EVENTS_IN_SHARE_LEAST,
             waiting_weight_most=max(waiting_most, BATCH_EVENTS_MAX),
             flushes_most=flushes_most,
         )
