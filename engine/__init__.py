@@ -10,6 +10,7 @@ from transfer_engine.engine.assembly import open_engine
 from transfer_engine.engine.backends import DataDirUnusable, Opening, open_backends
 from transfer_engine.engine.engine import Engine, EngineStatistics
 from transfer_engine.engine.garbage import tune_garbage_collection
+from transfer_engine.engine.lives import NodeInUse
 from transfer_engine.engine.outcomes import (
     Balance,
     InvalidTransfer,
@@ -42,6 +43,7 @@ __all__ = [
     "EngineStatistics",
     "InvalidTransfer",
     "KeyReused",
+    "NodeInUse",
     "Opening",
     "Overloaded",
     "Readiness",

@@ -74,7 +74,12 @@ class Heartbeat:
             self._alerts.critical("heartbeat_failed", error=str(error))
         except ClaimLost as error:
             self._alerts.critical("claim_lost", error=str(error))
-            self._lease.lose(error)
+            self._lease.lose(
+                ClaimLost(
+                    f"node {self._life.node}: this engine was taken for stopped, and another one has taken it over; "
+                    f"start it again ({error})"
+                )
+            )
 
     async def beat(self) -> None:
         """Raise the ceiling and the mark once.

@@ -44,7 +44,13 @@ def serve(config: Path | None, host: str | None, port: int | None, data_dir: Pat
     from transfer_engine.engine.backends import DataDirUnusable  # noqa: PLC0415
     from transfer_engine.engine.garbage import tune_garbage_collection  # noqa: PLC0415
     from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable  # noqa: PLC0415
-    from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsMisconfigured, RecordsUnavailable  # noqa: PLC0415
+    from transfer_engine.engine.lives import NodeInUse  # noqa: PLC0415
+    from transfer_engine.engine.records.protocol import (  # noqa: PLC0415
+        ClaimLost,
+        RecordsDamaged,
+        RecordsMisconfigured,
+        RecordsUnavailable,
+    )
     from transfer_engine.engine.services.simulated import SimulatedCoreUnavailable  # noqa: PLC0415
     from transfer_engine.http.configuration_file import ConfigurationError  # noqa: PLC0415
     from transfer_engine.http.listeners import CannotListen  # noqa: PLC0415
@@ -61,9 +67,11 @@ def serve(config: Path | None, host: str | None, port: int | None, data_dir: Pat
     except (
         ConfigurationError,
         CannotListen,
+        ClaimLost,
         DataDirUnusable,
         LedgerDamaged,
         LedgerUnavailable,
+        NodeInUse,
         RecordsDamaged,
         RecordsMisconfigured,
         RecordsUnavailable,
