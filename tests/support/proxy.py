@@ -67,9 +67,9 @@ class Proxy:
         self._delay_s = 0.0
         self.cut()
 
-    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(self) -> None:
         """Forward until cancelled; cancellation ends all connections."""
-        await trio.serve_listeners(self._forward, [self._listener], task_status=task_status)
+        await trio.serve_listeners(self._forward, [self._listener])
 
     async def _forward(self, client: trio.SocketStream) -> None:
         host, _, port = self.target.rpartition(":")
@@ -111,7 +111,7 @@ async def running_proxy(target: str) -> AsyncIterator[Proxy]:
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     proxy = Proxy(target, listener)
     async with trio.open_nursery() as nursery:
-        await nursery.start(proxy.serve)
+        nursery.start_soon(proxy.serve)
         try:
             yield proxy
         finally:

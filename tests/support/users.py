@@ -28,6 +28,9 @@ _TOO_MUCH_EVERY = 13
 _GIVES_UP_EVERY = 4
 """Of so many users one does not come back with a request that was refused."""
 
+_DIES_EVERY = 7
+"""Of so many users one dies with the engine: nobody asks for his requests any more."""
+
 _EVERYWHERE_EVERY = 3
 """Of so many users one sends each request to all engines at once, where there are several."""
 
@@ -139,12 +142,19 @@ class Users:
                 if await self._ask(clients[at], note):
                     turn += 1
                 elif len(note.answers) < note.sent:
+                    if len(clients) > 1 and user % _DIES_EVERY == 1:
+                        self._die(user)
+                        return
                     at = await self._move_on(clients, at, user)
                 else:
                     if user % _GIVES_UP_EVERY == 1 and all(answer.status is None for answer in note.answers):
                         note.is_abandoned = True
                         turn += 1
                     await trio.sleep(_PAUSE_S)
+
+    def _die(self, user: int) -> None:
+        for note in self._undecided(user):
+            note.is_abandoned = True
 
     async def _live_everywhere(self, user: int) -> None:
         """Send each request to all engines at once, and go on once one of them has answered."""

@@ -1,0 +1,63 @@
+"""Engines on one pair of clusters, killed and stopped in turn: the others end what they left, nothing moves twice."""
+
+from pathlib import Path
+
+from support.peers import peers_under_load
+from support.production import Pair
+
+
+async def test_killed_in_turn(pair: Pair, tmp_path: Path) -> None:
+    """The survivor adopts what the dead one left; then the dead one comes back, and it is the other one's turn."""
+    async with peers_under_load(pair, tmp_path) as peers:
+        for dead, survivor in ((0, 1), (1, 0)):
+            await peers.users.until_decided(60)
+            await peers.kill(dead)
+            await peers.until_adopted_by(survivor)
+            await peers.users.until_decided(30)
+            await peers.start(dead)
+        await peers.users.until_decided(60)
+
+
+async def test_killed_and_back_before_anybody_noticed(pair: Pair, tmp_path: Path) -> None:
+    """A restart on the same directory waits for no lease: nobody else ever takes the shard over."""
+    async with peers_under_load(pair, tmp_path) as peers:
+        for dead in (0, 1, 0):
+            await peers.users.until_decided(40)
+            await peers.kill(dead)
+            await peers.start(dead)
+        await peers.users.until_decided(40)
+
+
+async def test_never_back(pair: Pair, tmp_path: Path) -> None:
+    """Of three engines two die, and some of their clients, too: the last one ends what nobody asks for any more."""
+    async with peers_under_load(pair, tmp_path, nodes=3) as peers:
+        await peers.users.until_decided(60)
+        await peers.kill(0)
+        await peers.users.until_decided(20)
+        await peers.kill(1)
+        await peers.until(2, ("adoption", "settled"), 2)
+        await peers.users.until_decided(30)
+
+
+async def test_stopped_for_longer_than_its_lease(pair: Pair, tmp_path: Path) -> None:
+    """It wakes when another one has its shard: it does no harm, and ends."""
+    async with peers_under_load(pair, tmp_path, answer_s=3) as peers:
+        for stopped, other in ((0, 1), (1, 0)):
+            await peers.users.until_decided(60)
+            peers.pause(stopped)
+            await peers.until_adopted_by(other)
+            await peers.users.until_decided(30)
+            assert await peers.resume_to_its_end(stopped) == 1
+            await peers.start(stopped)
+        await peers.users.until_decided(60)
+
+
+async def test_both_killed_at_once(pair: Pair, tmp_path: Path) -> None:
+    """Nobody is there to adopt anything: their next lives end it."""
+    async with peers_under_load(pair, tmp_path) as peers:
+        await peers.users.until_decided(60)
+        await peers.kill(0)
+        await peers.kill(1)
+        await peers.start(1)
+        await peers.start(0)
+        await peers.users.until_decided(60)
