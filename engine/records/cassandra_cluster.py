@@ -3,6 +3,7 @@
 import logging
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -212,6 +213,16 @@ def _misplaced(cluster: Cluster, settings: CassandraSettings) -> RecordsMisconfi
     return RecordsMisconfigured(
         f"cassandra.local_data_centre is {settings.local_data_centre!r}: the cluster has {', '.join(sorted(known))}"
     )
+
+
+def learn_replicas(session: Session, keyspace: str) -> None:
+    """Let the driver know which nodes hold what of a keyspace, so that a statement goes straight to one; blocks.
+
+    It reads nothing else of the schema: a cluster may have thousands of tables. Without this knowledge, or with that of
+    a former replication, statements take one hop more.
+    """
+    with suppress(DriverException):
+        session.cluster.refresh_keyspace_metadata(keyspace)
 
 
 def shut_down(session: Session) -> None:

@@ -274,6 +274,7 @@ def _connect(settings: CassandraSettings) -> tuple[Session, Statements]:
     driver = cassandra_cluster.connect(settings)
     try:
         check_schema(driver, settings)
+        cassandra_cluster.learn_replicas(driver, settings.keyspace)
         return driver, prepare_statements(driver, settings.keyspace)
     except RecordsMisconfigured:  # an answer: whoever waits for the cluster to come would wait for ever
         cassandra_cluster.shut_down(driver)
@@ -307,20 +308,21 @@ async def open_cassandra_records(settings: CassandraSettings) -> AsyncIterator[C
     Cancellation while it connects leaves nothing open: a connection that is made later is closed at once.
 
     Raises:
-        RecordsUnavailable: no contact point answers within ``connect_timeout_ms``; try again.
+        RecordsUnavailable: no contact point answers within ``connect_timeout_ms``, or not all is prepared within twice
+            as long; try again.
         RecordsMisconfigured: credentials, keyspace, schema or another setting are wrong; the message names what to do.
     """
     opening = _Opening(settings)
     opened: tuple[Session, Statements] | None = None
     try:
-        with trio.move_on_after(settings.connect_timeout_ms / 1000):
+        with trio.move_on_after(2 * settings.connect_timeout_ms / 1000):
             opened = await trio.to_thread.run_sync(opening.run, abandon_on_cancel=True)
     finally:
         opening.is_given_up = opened is None
     if opened is None:
         raise RecordsUnavailable(
-            f"Cassandra at {', '.join(settings.contact_points)} did not answer within connect_timeout_ms "
-            f"({settings.connect_timeout_ms})"
+            f"Cassandra at {', '.join(settings.contact_points)} did not answer within twice "
+            f"connect_timeout_ms ({settings.connect_timeout_ms})"
         )
     driver, statements = opened
     try:

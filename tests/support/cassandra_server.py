@@ -165,6 +165,8 @@ class CassandraServer:
         self._jmx_port = str(jmx_port)
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
+        self.starts = 0
+        """How often it was started: what it forgets when it is killed, a later process of it does not know."""
         self.log = folder / "server.log"
         self.log.write_bytes(b"")
         (folder / "cassandra.yaml").write_text(
@@ -193,6 +195,7 @@ class CassandraServer:
         if self.running:
             raise RuntimeError(f"{self!r} is running already")
         self._paused = False
+        self.starts += 1
         command = self._java(
             "-Xms512m",
             "-Xmx768m",

@@ -8,9 +8,10 @@ import pytest
 import trio
 
 from support.cassandra_server import CassandraServer
-from support.cassandra_stores import empty_shared_keyspace, open_quietly, server_or_skip
+from support.cassandra_stores import empty_shared_keyspace, open_quietly, server_or_skip, settings_of
 from support.proxy import Proxy, running_proxy
 from support.record_stores import record
+from transfer_engine.engine.records import cassandra_schema
 from transfer_engine.engine.records.cassandra_store import CassandraRecords
 from transfer_engine.engine.records.protocol import Claim, ClaimLost, JournalBlob, Life, RecordsUnavailable
 from transfer_engine.engine.settings import CassandraSettings
@@ -81,7 +82,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.01)
 
 
-async def test_what_was_acknowledged_outlives_kill_9(server: CassandraServer, settings: CassandraSettings) -> None:
+async def test_what_was_acknowledged_outlives_kill_9(server: CassandraServer) -> None:
+    settings = settings_of(server)
+    cassandra_schema.apply(settings, lambda _: None)
     server.keep_schema()
     acknowledged: list[int] = []
     unknown = 0
