@@ -46,6 +46,11 @@ def translate(error: BaseException, settings: CassandraSettings) -> Exception:
     refused = find_authentication_failure(error)
     if refused is not None:
         return refused_credentials(refused, settings)
+    if "CERTIFICATE_VERIFY_FAILED" in str(error) and settings.tls is not None:
+        return RecordsMisconfigured(
+            f"a server's certificate is not signed by cassandra.tls.ca_file {settings.tls.ca_file}, or does not name the "
+            f"contact point (cassandra.tls.check_hostname): {_words(error, settings)}"
+        )
     return RecordsUnavailable(f"Cassandra at {', '.join(settings.contact_points)}: {_words(error, settings)}")
 
 

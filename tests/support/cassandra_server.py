@@ -57,6 +57,11 @@ commitlog_disk_access_mode: mmap
 commitlog_segment_size: 32MiB
 commitlog_total_space: 512MiB
 concurrent_writes: 32
+read_request_timeout: 20s
+range_request_timeout: 20s
+write_request_timeout: 20s
+cas_contention_timeout: 20s
+truncate_request_timeout: 60s
 file_cache_size: 32MiB
 hinted_handoff_enabled: false
 data_file_directories: [{folder}/data]
