@@ -48,8 +48,8 @@ def translate(error: BaseException, settings: CassandraSettings) -> Exception:
         return refused_credentials(refused, settings)
     if "CERTIFICATE_VERIFY_FAILED" in str(error) and settings.tls is not None:
         return RecordsMisconfigured(
-            f"a server's certificate is not signed by cassandra.tls.ca_file {settings.tls.ca_file}, or does not name the "
-            f"contact point (cassandra.tls.check_hostname): {_words(error, settings)}"
+            f"a server's certificate is not signed by cassandra.tls.ca_file {settings.tls.ca_file}, or does not name "
+            f"its contact point (cassandra.tls.check_hostname): {_words(error, settings)}"
         )
     return RecordsUnavailable(f"Cassandra at {', '.join(settings.contact_points)}: {_words(error, settings)}")
 
