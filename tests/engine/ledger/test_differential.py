@@ -47,7 +47,7 @@ pytestmark = pytest.mark.timeout(3600)
 def hypothesis_seed(request: pytest.FixtureRequest) -> int:
     """The seed of this run: the one asked for, or a random one that can be asked for."""
     number = request.config.getoption("hypothesis_seed")
-    return SystemRandom().randrange(2**32) if number is None else int(number)
+    return SystemRandom().randrange(2**32) if number in {None, "random"} else int(number)
 
 
 @pytest.fixture
