@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from support.engines import FREEZING, Machine, World, now_ms
+from support.engines import FREEZING, Machine, World, now_ms, until
 from support.memory_records import MemoryRecords, take_over
 from support.wire import Wire, WiredRecords
 from transfer_engine.engine.alerts import Alerts
@@ -149,8 +149,7 @@ async def test_an_engine_begins_when_its_record_store_is_there(world: World) -> 
                 await trio.sleep(7)
                 wire.down.discard("records")
                 calls = wire.calls
-                while wire.calls == calls:
-                    await trio.sleep(0.001)
+                await until(lambda: wire.calls > calls, every_s=0.001)  # noqa: B023  awaited at once
                 wire.down.add("records")
             wire.down.clear()
 

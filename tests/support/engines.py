@@ -100,6 +100,12 @@ class Machine:
         self.tokens = [owner]
 
 
+async def until(is_so: Callable[[], object], *, every_s: float = 1) -> None:
+    """Wait until something is so, by a clock that jumps."""
+    while not is_so():  # noqa: ASYNC110
+        await trio.sleep(every_s)
+
+
 class World:
     """A ledger, a record store and two cores that outlive engines. Made inside of a trio loop."""
 
@@ -209,8 +215,7 @@ class World:
     async def adopt(self, engine: Engine, *, shards: int = 1, within_s: float = 200) -> None:
         """Wait until an engine has taken so many shards over and given them back, and all of it has ended."""
         with trio.move_on_after(within_s) as scope:
-            while engine.statistics().adoption.settled < shards:  # noqa: ASYNC110  a minute, by a clock that jumps
-                await trio.sleep(1)
+            await until(lambda: engine.statistics().adoption.settled >= shards)
         assert not scope.cancelled_caught, (engine._parts.adoption, self.records.claim_of)
         await self.heal(engine)
 
