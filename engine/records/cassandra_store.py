@@ -11,6 +11,7 @@ from typing import Final
 import trio
 from cassandra.cluster import Session
 
+from transfer_engine.engine import crash_points
 from transfer_engine.engine.records import cassandra_cluster
 from transfer_engine.engine.records.cassandra_claims import CassandraClaims
 from transfer_engine.engine.records.cassandra_errors import BatchTooLarge, translate
@@ -136,6 +137,8 @@ class CassandraRecords:
             RecordsUnavailable: anything may have been written: write the same again.
         """
         requests = self._journal.appends(blobs)
+        if records:
+            crash_points.reach("before_rows")
         while True:
             periods: set[tuple[int, int]] = set()
             batches = self._pack(records, periods) if records else []
@@ -147,6 +150,8 @@ class CassandraRecords:
                 self._batch_bytes //= 2
             else:
                 break
+        if records:
+            crash_points.reach("between_rows")  # these have landed, and those of other calls are on their way
         self._journal.appended(blobs)
         for place in periods:
             self._known_periods.add(place)

@@ -1,8 +1,9 @@
 """Engines on one pair of clusters, killed and stopped in turn: the others end what they left, nothing moves twice."""
 
+import signal
 from pathlib import Path
 
-from support.peers import peers_under_load
+from support.peers import LEASE, peers_under_load
 from support.production import Pair
 
 
@@ -32,11 +33,16 @@ async def test_never_back(pair: Pair, tmp_path: Path) -> None:
     """Of three engines two die, and some of their clients, too: the last one ends what nobody asks for any more."""
     async with peers_under_load(pair, tmp_path, nodes=3) as peers:
         await peers.users.until_decided(60)
+        [replica] = pair.cluster.replicas
+        replica.pause()
+        pending = peers.users.pending
+        await peers.users.until(lambda users: users.pending > pending + 2 * len(users.ids))
         await peers.kill(0)
-        await peers.users.until_decided(20)
         await peers.kill(1)
+        replica.resume()
         await peers.until(2, ("adoption", "settled"), 2)
         await peers.users.until_decided(30)
+        assert (await peers.figures(2))["adoption"]["transfers"] > 0
 
 
 async def test_stopped_for_longer_than_its_lease(pair: Pair, tmp_path: Path) -> None:
@@ -49,6 +55,16 @@ async def test_stopped_for_longer_than_its_lease(pair: Pair, tmp_path: Path) -> 
             await peers.users.until_decided(30)
             assert await peers.resume_to_its_end(stopped) == 1
             await peers.start(stopped)
+        await peers.users.until_decided(60)
+
+
+async def test_stopped_and_nobody_took_over(pair: Pair, tmp_path: Path) -> None:
+    """Its lease has lapsed when it wakes, and its claim is still its own: it goes on."""
+    async with peers_under_load(pair, tmp_path, nodes=1, answer_s=1.5 * LEASE["lease_ms"] / 1000) as peers:
+        await peers.users.until_decided(60)
+        peers.pause(0)
+        await peers.users.until(lambda users: users.unanswered > 0)
+        peers.running[0].send(signal.SIGCONT)
         await peers.users.until_decided(60)
 
 

@@ -28,10 +28,10 @@ _TOO_MUCH_EVERY = 13
 _GIVES_UP_EVERY = 4
 """Of so many users one does not come back with a request that was refused."""
 
-_DIES_EVERY = 7
+_DIES_EVERY = 5
 """Of so many users one dies with the engine: nobody asks for his requests any more."""
 
-_EVERYWHERE_EVERY = 3
+_EVERYWHERE_EVERY = 4
 """Of so many users one sends each request to all engines at once, where there are several."""
 
 
@@ -142,7 +142,7 @@ class Users:
                 if await self._ask(clients[at], note):
                     turn += 1
                 elif len(note.answers) < note.sent:
-                    if len(clients) > 1 and user % _DIES_EVERY == 1:
+                    if len(clients) > 1 and user % _DIES_EVERY == 2:
                         self._die(user)
                         return
                     at = await self._move_on(clients, at, user)
