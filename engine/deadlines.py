@@ -2,7 +2,8 @@
 
 Callers with the engine's own deadline stand in one queue, in the order in which they came, which is the order in
 which they are due. The sweeper looks at its head a few times a deadline, and lets those go that are due before it
-looks again: a caller waits at most its deadline, and at least most of it.
+looks again: a caller waits at most its deadline, and at least most of it. Those at the head that were answered leave
+with them: kept until they were due, they would be most of what the engine holds, and what its collector walks through.
 """
 
 from collections import deque
@@ -50,5 +51,5 @@ class Deadlines:
         while True:
             await trio.sleep(self._tick_s)
             due = trio.current_time() + self._tick_s
-            while queue and queue[0][0] <= due:
+            while queue and (queue[0][0] <= due or not queue[0][1].is_waiting):
                 queue.popleft()[1].wake()

@@ -51,6 +51,7 @@ class OpenTransfer:
         "is_end_ours",
         "is_held",
         "is_journaled",
+        "is_promised",
         "is_quarantined",
         "is_record_known",
         "is_recovered",
@@ -91,6 +92,7 @@ class OpenTransfer:
         self.is_end_ours = False
         self.is_held = False
         self.is_journaled = False
+        self.is_promised = False
         self.is_record_known = False
         self.is_replay = False
         self.last_entry = 0
@@ -186,7 +188,8 @@ class OpenTransfer:
         )
 
     def pending_outcome(self) -> TransferOutcome:
-        """Return what a caller is told whose transfer has no durable end yet."""
+        """Return what a caller is told whose transfer has no durable end yet; from now on it may not be refused."""
+        self.is_promised = True
         message = f"{PENDING_MESSAGE}: {self.error}" if self.error else PENDING_MESSAGE
         return TransferOutcome(
             req_id=self.uuid, status=TransferStatus.PENDING, message=message, replayed=self.is_replay
@@ -228,6 +231,11 @@ class Waiter:
     def __init__(self, task: trio.lowlevel.Task, among: "list[Waiter]") -> None:
         self._task: trio.lowlevel.Task | None = task
         self._among = among
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the caller is still there, and was not woken."""
+        return self._task is not None
 
     async def wait(self) -> None:
         """Wait to be woken. Cancellation gives up the place, and nothing else."""
