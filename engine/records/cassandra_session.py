@@ -52,16 +52,18 @@ ANYWHERE: Final = Routing(None, None)
 
 
 class _Group:
-    """Statements whose caller waits for all of them."""
+    """Statements whose caller waits for all of them; ``unsent`` of the ``left`` ones still wait for their turn."""
 
-    __slots__ = ("error", "is_given_up", "left", "results", "task")
+    __slots__ = ("error", "left", "results", "since", "task", "unsent")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, now: float) -> None:
         self.left = count
+        self.unsent = count
+        self.since = now
+        """When its last statement was sent, or when it was handed in."""
         self.results: list[Rows] = [()] * count
         self.error: BaseException | None = None
         self.task: trio.lowlevel.Task | None = None
-        self.is_given_up = False
 
 
 class _Statement:
@@ -92,7 +94,10 @@ class _Statement:
 
 
 class CassandraSession:
-    """Sends statements over a connected driver, so many at a time, each call with a deadline.
+    """Sends statements over a connected driver, so many at a time, none of them waited for longer than its deadline.
+
+    A statement in flight has ``timeout_ms``; one that waits for its turn does so for as long as others are answered: a
+    cluster that is slow under a great load is not to be sent all of it again and again.
 
     Make it, use it and close it within one trio run.
     """
@@ -107,6 +112,7 @@ class CassandraSession:
         self._completed: deque[_Statement] = deque()
         self._is_awake = False
         self._is_closed = False
+        self._answered_at = 0.0
         self._in_flight = 0
         self._sent = 0
         self._failed = 0
@@ -138,7 +144,7 @@ class CassandraSession:
         Cancellation leaves those that were sent on their way, and the others unsent.
 
         Raises:
-            RecordsUnavailable: not all were answered within ``timeout_ms``; any of them may have been applied.
+            RecordsUnavailable: one was not answered in time, or one failed; any of them may have been applied.
             RecordsMisconfigured: the server refused one; others may have been applied.
             trio.ClosedResourceError: the session is closed.
         """
@@ -147,19 +153,21 @@ class CassandraSession:
         if not requests:
             await trio.lowlevel.checkpoint()
             return []
-        group = _Group(len(requests))
+        group = _Group(len(requests), trio.current_time())
         statements = [
             _Statement(self, group, index, request, routing) for index, (request, routing) in enumerate(requests)
         ]
         self._waiting.extend(statements)
+        self._send_waiting()
         try:
-            with trio.move_on_after(self._timeout_s):
-                self._send_waiting()
-                await self._wait_for(group)
-        finally:
-            if group.left:
-                self._give_up(group)
-        if group.left:
+            is_late = await self._wait_for(group)
+        except BaseException:  # cancelled
+            self._drop_unsent(group)
+            self._given_up += 1
+            raise
+        if is_late:
+            self._drop_unsent(group)
+            self._given_up += 1
             self._release(statements)
             raise RecordsUnavailable(
                 f"Cassandra at {', '.join(self.settings.contact_points)}: no answer within timeout_ms "
@@ -169,24 +177,33 @@ class CassandraSession:
             raise translate(group.error, self.settings) from group.error
         return group.results
 
-    async def _wait_for(self, group: _Group) -> None:
-        if not group.left:
-            await trio.lowlevel.checkpoint()
-            return
-        group.task = trio.lowlevel.current_task()
+    async def _wait_for(self, group: _Group) -> bool:
+        """Wait until nothing of a group is left; tell whether its deadline came first."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
             group.task = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        while group.left:
+            # Looked at again when it is over: it moves on while statements are sent and answered.
+            deadline = self._deadline(group)
+            if deadline <= trio.current_time():
+                return True
+            with trio.CancelScope(deadline=deadline):
+                group.task = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(abort)
+        return False
 
-    def _give_up(self, group: _Group) -> None:
-        """Nobody waits for a group any more: what was not sent is not sent."""
-        group.is_given_up = True
-        self._given_up += 1
-        if any(statement.group is group for statement in self._waiting):
+    def _deadline(self, group: _Group) -> float:
+        since = max(group.since, self._answered_at) if group.unsent else group.since
+        return since + self._timeout_s
+
+    def _drop_unsent(self, group: _Group) -> None:
+        """What was not sent of a group is not sent."""
+        if group.unsent:
             self._waiting = deque(statement for statement in self._waiting if statement.group is not group)
+            group.left -= group.unsent
+            group.unsent = 0
 
     def _release(self, statements: Sequence[_Statement]) -> None:
         """Free the places of statements past their deadline: should the driver forget one, no place is lost."""
@@ -197,9 +214,12 @@ class CassandraSession:
         self._send_waiting()
 
     def _send_waiting(self) -> None:
+        now = trio.current_time()
         while self._waiting and self._in_flight < self.settings.concurrency:
             statement = self._waiting.popleft()
             statement.holds_slot = True
+            statement.group.unsent -= 1
+            statement.group.since = now
             self._in_flight += 1
             self._sent += 1
             try:
@@ -243,8 +263,14 @@ class CassandraSession:
         if statement.error is not None:
             self._failed += 1
             group.error = group.error or statement.error
+            self._drop_unsent(group)
+        else:
+            self._answered_at = trio.current_time()
         group.results[statement.index] = statement.rows
         group.left -= 1
+        self._wake_if_done(group)
+
+    def _wake_if_done(self, group: _Group) -> None:
         if not group.left and group.task is not None:
             task, group.task = group.task, None
             trio.lowlevel.reschedule(task)
@@ -252,6 +278,7 @@ class CassandraSession:
     def close(self) -> None:
         """Let nothing more be sent; what waits fails as unknown."""
         self._is_closed = True
-        waiting, self._waiting = self._waiting, deque()
-        for statement in waiting:
-            statement.failed(RecordsUnavailable("the record store was closed"))
+        for group in {statement.group for statement in self._waiting}:
+            group.error = group.error or RecordsUnavailable("the record store was closed")
+            self._drop_unsent(group)
+            self._wake_if_done(group)

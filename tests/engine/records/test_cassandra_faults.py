@@ -12,7 +12,7 @@ from support.cassandra_stores import empty_shared_keyspace, open_quietly, server
 from support.proxy import Proxy, running_proxy
 from support.record_stores import record
 from transfer_engine.engine.records import cassandra_schema
-from transfer_engine.engine.records.cassandra_store import CassandraRecords
+from transfer_engine.engine.records.cassandra_store import CassandraRecords, open_cassandra_records
 from transfer_engine.engine.records.protocol import Claim, ClaimLost, JournalBlob, Life, RecordsUnavailable
 from transfer_engine.engine.settings import CassandraSettings
 from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS
@@ -166,6 +166,50 @@ async def test_a_write_whose_answer_is_lost_is_unknown_and_once_there_when_it_is
         await write_until_certain(deaf, [blob], range(1, 2))
     assert (await store.history(1, limit=10)).records == [record(1), record(0)]
     assert [found async for found in store.read_journal(1, from_bucket=0)] == [blob]
+
+
+async def test_a_slow_server_is_not_sent_the_same_again_while_it_answers(
+    proxy: Proxy, settings: CassandraSettings, store: CassandraRecords
+) -> None:
+    slow = behind(proxy, settings).model_copy(update={"concurrency": 1, "timeout_ms": 2_000})
+    async with open_quietly(slow) as patient:
+        proxy.delay(0.05)
+        started = trio.current_time()
+        found: list[object] = []
+
+        async def look_up() -> None:
+            found.append(await patient.get(record(0).req_id.int))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(patient.write, [], [record(number) for number in range(2_500)])
+            await trio.sleep(0.1)
+            nursery.start_soon(look_up)  # behind all those batches
+        assert trio.current_time() - started > 2.5
+        assert found == [record(0)]
+    assert patient.statistics().failed == 0
+
+
+async def test_what_waits_when_the_store_is_closed_is_unknown(
+    server: CassandraServer, settings: CassandraSettings
+) -> None:
+    async with open_cassandra_records(settings.model_copy(update={"concurrency": 1})) as store:
+        unknown: list[int] = []
+
+        async def write(number: int) -> None:
+            with pytest.raises(RecordsUnavailable):
+                await store.write([], [record(100 * number + row) for row in range(100)])
+            unknown.append(number)
+
+        async with trio.open_nursery() as nursery:
+            server.pause()
+            try:
+                for number in range(3):
+                    nursery.start_soon(write, number)
+                await until(lambda: store.statistics().waiting > 0)
+                store.close()
+                await until(lambda: len(unknown) == 2)  # but for the one of which a part was sent
+            finally:
+                server.resume()
 
 
 async def test_connections_that_break_are_made_again(proxy: Proxy, settings: CassandraSettings) -> None:
