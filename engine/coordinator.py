@@ -146,9 +146,12 @@ class Coordinator:
         return self._lease.is_held
 
     def _turn_away(self, queued: list[OpenTransfer]) -> None:
-        """Let transfers go for which nothing may be asked now: those without any trace are refused."""
+        """Let transfers go for which nothing may be asked now: those without any trace are refused.
+
+        A trace is an append that was attempted, or a caller who was told `pending`.
+        """
         for transfer in queued:
-            if transfer.is_journaled or transfer.bucket is not None:
+            if transfer.is_journaled or transfer.bucket is not None or transfer.is_promised:
                 transfer.leave(self._lease.not_held_because)
             else:
                 self._endings.turn_away(transfer, f"{self._lease.not_held_because}: try again elsewhere")

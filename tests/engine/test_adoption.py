@@ -9,9 +9,11 @@ import trio
 from support.engines import DIRECT, FREEZING, PAIRS, Machine, World, in_a_loop, until
 from support.wire import Wire
 from transfer_engine.engine.engine import Engine
-from transfer_engine.engine.records.protocol import ClaimLost
+from transfer_engine.engine.former_lives import Alone
+from transfer_engine.engine.outcomes import KeyReused
+from transfer_engine.engine.records.protocol import ClaimLost, JournalBlob
 from transfer_engine.engine.services.simulated import Behaviour, CoreOperation
-from transfer_engine.schema.transfers import TransferState, TransferStatus
+from transfer_engine.schema.transfers import TransferState, TransferStatus, encode_intents
 
 
 async def ask_twice(pair: tuple[str, str], world: World, engine: Engine) -> None:
@@ -88,7 +90,7 @@ async def test_two_engines_are_killed_in_turn_and_the_third_has_it_all(world: Wo
         with wire.scope:
             async with world.engine(wire, node=node, machine=Machine()) as engine, trio.open_nursery() as nursery:
                 if node == 1:
-                    await until(lambda: engine.statistics().adoption.taken_over)  # noqa: B023  awaited at once
+                    await until(lambda: engine.statistics().adoption.taken_over)
                 for number, pair in enumerate(PAIRS.values()):
                     for user_id in (1, 2):
                         key = f"{node} {number}"
@@ -247,4 +249,87 @@ async def test_a_short_pause_is_a_lapse_and_not_the_end(world: World) -> None:
         assert other.statistics().adoption.taken_over == 0
         assert engine.statistics().alerts.get("claim_lost") is None
     assert world.row(world.told[0].outcome.req_id).state is TransferState.COMMITTED
+    await world.check()
+
+
+# What arrives late
+
+
+async def test_an_intent_that_arrives_after_the_adoption_is_found_by_the_second_look(world: World) -> None:
+    wire = Wire()
+    with wire.scope:
+        async with world.engine(wire) as engine, trio.open_nursery() as nursery:
+            stop = wire.stop("intent")
+            nursery.start_soon(partial(world.ask, engine, "funding", "trading", key="late"))
+            await stop.reached.wait()
+            [transfer] = engine._parts.open_transfers
+            late = JournalBlob(0, transfer.bucket, 1 << 60, encode_intents([transfer.intent]))
+            wire.cut()
+    async with world.engine(node=1, machine=Machine()) as adopter:
+        await until(lambda: adopter.statistics().adoption.held)
+        await trio.sleep(30)
+        await world.records.write([late], [])
+        assert adopter.statistics().adoption.transfers == 0
+        await world.adopt(adopter)
+        assert adopter.statistics().adoption.transfers == 1
+        assert world.row(transfer.uuid).state is TransferState.COMMITTED
+        assert [key for key in world.records.blobs if key[0] == 0] == [], "all of the shard is settled"
+    await world.check()
+
+
+async def test_a_transfer_that_its_client_sent_here_again_is_joined_and_kept(world: World) -> None:
+    """The client did not wait for the adoption: the very same intent is under way here when it is found there."""
+    world.cores[FREEZING].behave(Behaviour(crash_before=10_000))
+    wire = Wire()
+    with wire.scope:
+        async with world.engine(wire) as engine:
+            await world.ask(engine, "funding", FREEZING, key="one")
+            await world.ask(engine, FREEZING, "funding", key="two")
+            wire.cut()
+    async with world.engine(node=1, machine=Machine()) as adopter:
+        same = await world.ask(adopter, "funding", FREEZING, key="one")
+        other = await world.ask(adopter, FREEZING, "funding", key="two", amount=7)
+        await trio.sleep(150)
+        assert adopter.statistics().adoption.settled == 1
+        assert adopter.statistics().adoption.transfers == 1
+        assert adopter.statistics().open_transfers == 2
+        world.cores[FREEZING].behave(Behaviour())
+        await world.heal(adopter)
+    assert world.row(same.outcome.req_id).state is TransferState.COMMITTED
+    assert isinstance(other.answer, KeyReused)
+    assert world.row(world.told[1].outcome.req_id).amount == 100
+    await world.check()
+
+
+async def test_another_body_that_waits_behind_here_pins_no_mark_and_ends(world: World) -> None:
+    """Two bodies of one key, each known to one engine only, and it is not known yet whose the key is."""
+    wire = Wire()
+    with wire.scope:
+        async with world.engine(wire) as engine, trio.open_nursery() as nursery:
+            stop = wire.stop("accounts")
+            nursery.start_soon(partial(world.ask, engine, "funding", FREEZING, key="key", user_id=3))
+            await stop.reached.wait()
+            wire.cut()
+    late = Wire()
+    async with world.engine(late, node=1, machine=Machine()) as adopter:
+        late.down.add("ledger")
+        told = await world.ask(adopter, "funding", "trading", key="key", user_id=3, amount=7)
+        assert told.outcome.status is TransferStatus.PENDING
+        await trio.sleep(1_000)
+        assert adopter.statistics().adoption.settled == 1
+        assert adopter.statistics().unsettled_intents == 2
+        assert adopter._parts.journal.current_bucket - adopter.statistics().low_water_mark <= 32
+        late.down.clear()
+        await world.heal(adopter)
+    assert world.row(told.outcome.req_id).amount == 7
+    await world.check()
+
+
+async def test_where_all_others_are_certainly_dead_nobody_waits_for_their_leases(world: World) -> None:
+    await world.live(partial(ask_twice, PAIRS["wallet->core"]), number=4, fate="cut_after")
+    began = trio.current_time()
+    async with world.engine(node=1, machine=Alone()) as engine:
+        await until(lambda: engine.statistics().adoption.transfers, every_s=0.1)
+        assert trio.current_time() - began < 3
+        await world.adopt(engine)
     await world.check()

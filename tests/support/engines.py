@@ -17,6 +17,7 @@ from support.wire import Wire, WiredCore, WiredLedger, WiredRecords
 from transfer_engine.engine.assembly import engine_on
 from transfer_engine.engine.audit import audit
 from transfer_engine.engine.engine import Engine
+from transfer_engine.engine.former_lives import FormerLives
 from transfer_engine.engine.legs import account_id
 from transfer_engine.engine.outcomes import KeyReused, Overloaded, Refused, TransferOutcome
 from transfer_engine.engine.rebuilding import RebuildReport, rebuild_records
@@ -138,7 +139,7 @@ class World:
         self,
         wire: Wire | None = None,
         *,
-        machine: Machine | None = None,
+        machine: FormerLives | None = None,
         clock_ms: Callable[[], int] = now_ms,
         **settings: Any,
     ) -> AsyncIterator[Engine]:
