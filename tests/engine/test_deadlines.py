@@ -34,11 +34,11 @@ async def test_who_was_answered_is_not_kept_until_the_deadline(
     for transfer in transfers:
         nursery.start_soon(deadlines.wait, transfer, None)
     await trio.testing.wait_all_tasks_blocked()
-    assert "10 callers" in repr(deadlines)
+    assert ": 10 callers" in repr(deadlines)
     for transfer in transfers:
         transfer.give()
     await trio.sleep(2 / SWEEPS_IN_DEADLINE)
-    assert "0 callers" in repr(deadlines)
+    assert ": 0 callers" in repr(deadlines)
 
 
 async def test_who_waits_keeps_those_behind_it_no_longer_than_its_deadline(
@@ -65,4 +65,4 @@ async def test_who_waits_keeps_those_behind_it_no_longer_than_its_deadline(
     [_, (name, waited)] = let_go
     assert name == "slow"
     assert 1 - 1 / SWEEPS_IN_DEADLINE - 0.001 <= waited <= 1
-    assert "0 callers" in repr(deadlines)
+    assert ": 0 callers" in repr(deadlines)
