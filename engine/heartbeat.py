@@ -17,6 +17,12 @@ from transfer_engine.engine.records.protocol import BUCKET_MS, ClaimLost, Record
 HEARTBEATS_IN_CEILING: Final = 4
 """Heartbeats at least in the time that the ceiling is ahead: some may fail before identifiers run out."""
 
+CREEP_SPEED: Final = 0.5
+"""Of real time: how fast a logical clock goes on that is ahead of the wall clock, until that has caught up.
+
+Were it to stand still, an hour's step back of the wall clock would put an hour's intents into one bucket.
+"""
+
 
 class Heartbeat:
     """Raises the ceiling ahead of the clock, and the journal's low-water mark behind it.
@@ -53,6 +59,7 @@ class Heartbeat:
         self._interval_s = min(heartbeat_ms, ahead_ms / HEARTBEATS_IN_CEILING) / 1000
         self._mark = 0
         self._beat = 1
+        self._crept_at = trio.current_time()
         self.may_raise_mark = False
         """Whether the journal knows of everything that former lives left: before that it takes too much for settled."""
 
@@ -88,12 +95,15 @@ class Heartbeat:
             RecordsUnavailable: the store did not answer; the former ceiling counts.
             ClaimLost: another process claimed the node.
         """
-        ceiling_ms = next_ceiling_ms(self._clock_ms(), self._identifiers.logical_ms, self._ahead_ms)
-        self._beat += 1
         sent_at = trio.current_time()
+        creep_ms = int((sent_at - self._crept_at) * 1000 * CREEP_SPEED)
+        ceiling_ms = next_ceiling_ms(self._clock_ms(), self._identifiers.logical_ms + creep_ms, self._ahead_ms)
+        self._beat += 1
         await self._store.raise_ceiling(self._life, ceiling_ms, beat=self._beat)
         self._lease.renew(sent_at)
         self._identifiers.raise_ceiling(ceiling_ms)
+        self._identifiers.creep(creep_ms)
+        self._crept_at = sent_at
         if self.may_raise_mark:
             await self._raise_mark(self._journal.low_water_mark)
 

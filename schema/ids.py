@@ -97,6 +97,17 @@ class SnowflakeGenerator:
             self._sequence = -1
         return self._last_ms
 
+    def creep(self, ms: int) -> None:
+        """Move a logical clock that is ahead of the wall clock on by ``ms``, but not above the ceiling.
+
+        So what is counted in logical time goes on, however far the wall clock has stepped back; creep slower than time
+        passes, and the wall clock catches up.
+        """
+        later_ms = min(self._last_ms + ms, self._ceiling_ms)
+        if self._clock_ms() < self._last_ms < later_ms:
+            self._last_ms = later_ms
+            self._sequence = -1
+
     def issue(self) -> int:
         """Return the next Snowflake.
 

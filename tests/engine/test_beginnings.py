@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from support.engines import FREEZING, Machine, World, now_ms, until
+from support.engines import BORN_MS, FREEZING, Machine, World, now_ms, until
 from support.memory_records import MemoryRecords, take_over
 from support.wire import Wire, WiredRecords
 from transfer_engine.engine.alerts import Alerts
@@ -11,7 +11,7 @@ from transfer_engine.engine.backends import Opening
 from transfer_engine.engine.former_lives import TOKENS_MOST, Alone, FormerLives, LifeFile, Strangers
 from transfer_engine.engine.lives import ADOPTER, Begun, NodeInUse, begin_life
 from transfer_engine.engine.patience import Patience
-from transfer_engine.engine.records.protocol import ClaimLost
+from transfer_engine.engine.records.protocol import BUCKET_MS, ClaimLost
 from transfer_engine.engine.services.simulated import Behaviour
 from transfer_engine.schema.transfers import TransferState, TransferStatus
 
@@ -230,6 +230,8 @@ async def test_a_clock_that_steps_back_for_an_hour_issues_on(world: World) -> No
             issued += [(await world.ask(engine, "funding", "trading", amount=1)).outcome.req_id for _ in range(5)]
             await trio.sleep(1)
         assert issued == sorted(set(issued))
+        # Buckets go on, at half their speed: 45 s in these 90.
+        assert 4 <= engine._parts.journal.current_bucket - (BORN_MS + 30_000) // BUCKET_MS <= 5
     async with world.engine() as engine:
         told = await world.ask(engine, "funding", "trading", amount=1)
         assert told.outcome.req_id > issued[-1]

@@ -122,6 +122,30 @@ def test_the_logical_clock_follows_the_clock_up_to_the_ceiling() -> None:
     assert parts(made.issue()) == (100, 1, 0)
 
 
+def test_a_logical_clock_that_is_ahead_creeps_on_and_repeats_nothing() -> None:
+    clock = Clock(50)
+    made = generator(clock, ceiling=100)
+    before = made.issue()
+    clock.ms = 20
+    made.creep(10)
+    assert parts(made.issue()) == (60, 1, 0)
+    made.creep(0)
+    assert parts(made.issue()) == (60, 1, 1)
+    made.creep(1_000)
+    assert parts(made.issue()) == (100, 1, 0)
+    assert made.issue() > before
+    clock.ms = 100
+    made.creep(10)
+    assert made.logical_ms == SNOWFLAKE_EPOCH_MS + 100
+
+
+def test_a_clock_that_is_not_behind_needs_no_creeping() -> None:
+    made = generator(Clock(50), ceiling=100)
+    made.advance()
+    made.creep(10)
+    assert parts(made.issue()) == (50, 1, 0)
+
+
 def test_a_look_at_the_clock_takes_no_identifier_away() -> None:
     clock = Clock(10)
     made = generator(clock, ceiling=10)
