@@ -1,25 +1,26 @@
 """Rebuilding finds every difference between books and rows, mends what is missing, and leaves alone what is not its."""
 
 from contextlib import aclosing
+from uuid import UUID
 
 import msgspec
 import pytest
 import trio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tigerbeetle import TransferFlags
 
 from support.engines import DIRECT, FREEZING, PAIRS, World, in_a_loop, now_ms
-from support.forgeries import CHANGES, Change, a_row, be_busy, replace, settle
+from support.forgeries import CHANGES, LIES, Change, a_row, be_busy, leg, replace, send, settle
 from transfer_engine.engine import rebuilding
 from transfer_engine.engine.ledger.paging import transfer_pages
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.outcomes import Resolution
 from transfer_engine.engine.rebuilding import RebuildReport, rebuild_records
 from transfer_engine.engine.rebuilt_rows import REBUILT_VOID
-from transfer_engine.engine.reconciliation import Difference, Rules
+from transfer_engine.engine.reconciliation import Difference, Legs, Rules, compare, sort_legs
 from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsUnavailable
 from transfer_engine.engine.services.simulated import Behaviour, CoreOperation
-from transfer_engine.schema.ids import issued_req_id
 from transfer_engine.schema.transfers import TransferRecord, TransferState, TransferStatus
 
 
@@ -356,9 +357,41 @@ async def test_progress_is_told(busy: World) -> None:
     assert all(one.done is None or 0 <= one.done <= 1 for one in told)
 
 
-def test_an_issued_name_of_the_first_millisecond_has_the_shape_of_one() -> None:
-    """What a ledger of another program has, small numbers, is no transfer of ours."""
-    from transfer_engine.schema.ids import is_req_id
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 8, 15])
+async def test_an_end_under_a_later_leg(world: World, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The legs before it were burnt; whichever ended the hold, the page of the hold and that of the row find it."""
+    await world.fund(1)
+    async with world.engine() as engine:
+        told = await world.ask(engine, "funding", "trading")
+    like = world.row(told.outcome.req_id)
+    flags = TransferFlags.VOID_PENDING_TRANSFER if number % 2 else TransferFlags.POST_PENDING_TRANSFER
+    event = {"amount": like.amount, "user_data_64": like.fingerprint}
+    await send(world, leg(1, flags=TransferFlags.PENDING, **event))
+    await send(world, leg(number, pending_id=LIES | 1, flags=flags, **event))
+    hold, end = await world.ledger.lookup_transfers([LIES | 1, LIES | number])
+    world.records.rows[LIES] = msgspec.structs.replace(
+        like,
+        req_id=UUID(int=LIES),
+        state=TransferState.ROLLED_BACK if number % 2 else TransferState.COMMITTED,
+        created_at=hold.timestamp // 1_000_000,
+        updated_at=end.timestamp // 1_000_000,
+    )
+    for size in (1, 2, 8189):
+        monkeypatch.setattr(rebuilding, "BATCH_EVENTS_MAX", size)
+        report = await world.rebuild()
+        assert report.agrees, report.examples
+        assert report.compared == len(world.records.rows)
 
-    assert is_req_id(issued_req_id(0))
-    assert not is_req_id(16)
+
+async def test_what_ended_behind_the_margin_may_lack_its_row(busy: World) -> None:
+    row = a_row(busy, TransferState.COMMITTED)
+    by_req_id: dict[int, Legs] = {}
+    sort_legs(await busy.ledger.lookup_transfers([row.req_id.int | 1, row.req_id.int | 2]), by_req_id)
+    [legs] = by_req_id.values()
+    rules = Rules(busy.registry(dict(busy.cores)), {1})
+    pending = msgspec.structs.replace(row, state=TransferState.SOURCE_PENDING)
+    for late in (None, pending):
+        assert not list(compare(legs, late, rules, until_ms=row.updated_at - 1))
+        assert list(compare(legs, late, rules, until_ms=row.updated_at))
+    failed = msgspec.structs.replace(row, state=TransferState.FAILED)
+    assert list(compare(legs, failed, rules, until_ms=0)), "what contradicts the ledger does so at once"
