@@ -9,12 +9,14 @@ Rows are always read before the legs that they are held against: what a terminal
 
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 import msgspec
 from tigerbeetle import QueryFilter, QueryFilterFlags, Transfer
 
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.reconciliation import (
+    Difference,
     Legs,
     Mismatch,
     Rules,
@@ -23,7 +25,7 @@ from transfer_engine.engine.reconciliation import (
     legs_of_row,
     sort_legs,
 )
-from transfer_engine.engine.records.protocol import RecordPage, RecordStore
+from transfer_engine.engine.records.protocol import RecordPage, RecordsDamaged, RecordStore
 from transfer_engine.schema.ids import HOLD, LEG_MAX, POSTS, VOIDS
 from transfer_engine.schema.transfers import TransferRecord
 
@@ -51,8 +53,8 @@ class PageReport(msgspec.Struct, frozen=True):
     compared: int
     """Transfers that were held against their rows."""
     cases: list[Case]
-    strangers: list[Mismatch]
-    """Ledger transfers that are none of ours."""
+    certain: list[Mismatch]
+    """What needs no second look: ledger transfers that are none of ours, rows that can't be read."""
 
 
 class Comparison:
@@ -88,23 +90,49 @@ class Comparison:
     async def compare_page(self, page: Sequence[Transfer], *, until_ms: int) -> PageReport:
         """Compare the transfers that end, or are held, on a page of the ledger."""
         by_req_id: dict[int, Legs] = {}
-        strangers = sort_legs(page, by_req_id)
-        rows = await self._records.get_many(list(by_req_id)) if by_req_id else {}
+        certain = sort_legs(page, by_req_id)
+        rows, unreadable = await self.find_rows(list(by_req_id))
         ended_elsewhere = await self._complete(by_req_id)
-        cases = []
+        cases: list[Case] = []
         for req_id, legs in by_req_id.items():
-            if req_id not in ended_elsewhere:
+            if req_id in ended_elsewhere:
+                continue
+            if req_id in unreadable:
+                certain.append(unreadable[req_id])
+            else:
                 self._compare(legs, rows.get(req_id), until_ms, cases)
-        return PageReport(len(by_req_id) - len(ended_elsewhere), cases, strangers)
+        return PageReport(len(by_req_id) - len(ended_elsewhere), cases, certain)
+
+    async def find_rows(self, req_ids: Sequence[int]) -> tuple[dict[int, TransferRecord], dict[int, Mismatch]]:
+        """Return the rows that exist, and what is wrong with those that can't be read, both by `req_id`."""
+        if not req_ids:
+            return {}, {}
+        try:
+            return await self._records.get_many(req_ids), {}
+        except RecordsDamaged:
+            pass  # one by one, to find out which
+        rows, unreadable = {}, {}
+        for req_id in req_ids:
+            try:
+                row = await self._records.get(req_id)
+            except RecordsDamaged as error:
+                unreadable[req_id] = Mismatch(Difference.UNREADABLE_ROW, UUID(int=req_id), str(error))
+            else:
+                if row is not None:
+                    rows[req_id] = row
+        return rows, unreadable
 
     async def compare_again(self, req_ids: Sequence[int], *, until_ms: int) -> list[Case]:
         """Compare these transfers once more, from both sides as they are now."""
-        rows = await self._records.get_many(req_ids)
+        rows, unreadable = await self.find_rows(req_ids)
         by_req_id: dict[int, Legs] = {}
         await self._look_up([req_id | leg for req_id in req_ids for leg in _ALL_LEGS], by_req_id)
         cases: list[Case] = []
         for req_id, legs in by_req_id.items():
-            self._compare(legs, rows.get(req_id), until_ms, cases)
+            if req_id in unreadable:
+                cases.append(Case(legs, None, [unreadable[req_id]]))
+            else:
+                self._compare(legs, rows.get(req_id), until_ms, cases)
         return cases
 
     async def compare_rows(self, rows: Sequence[TransferRecord]) -> list[Mismatch]:

@@ -108,7 +108,7 @@ async def rebuild_records(
 
     Raises:
         LedgerUnavailable, RecordsUnavailable: a backend did not answer, asked again and again.
-        RecordsDamaged: a row or a blob can't be understood.
+        RecordsDamaged: a blob of a journal can't be understood.
     """
     work = _Rebuilding(ledger, records, rules, write=write, examples_most=examples_most, progress=progress)
     await work.read_intents()
@@ -164,7 +164,7 @@ class _Rebuilding:
                         f"is damaged: {error}"
                     ) from error
                 req_ids = [int.from_bytes(intent.req_id) for intent in intents]
-                rows = await self._records.get_many(req_ids)
+                rows, _ = await self._comparison.find_rows(req_ids)
                 self._unsettled |= {
                     req_id for req_id in req_ids if req_id not in rows or not rows[req_id].state.is_terminal
                 }
@@ -181,8 +181,8 @@ class _Rebuilding:
             self._ledger_transfers += len(page)
             report = await self._patiently(compare, page, until_ms=until_ms)
             self._compared += report.compared
-            for stranger in report.strangers:
-                self._note(stranger)
+            for mismatch in report.certain:
+                self._note(mismatch)
             await self._treat(report.cases, until_ms)
             span_ns = max(now_ms * _NS_IN_MS, from_ns) - first_ns
             self._progress(Progress("ledger", (from_ns - first_ns) / span_ns))
@@ -191,7 +191,12 @@ class _Rebuilding:
         """Find the rows that say more than the ledger."""
         position: int | None = None
         while True:
-            page = await self._patiently(self._records.scan_records, position=position, limit=PAGE_RECORDS_MOST)
+            try:
+                page = await self._patiently(self._comparison.row_page, position, limit=PAGE_RECORDS_MOST)
+            except RecordsDamaged as error:
+                what = f"the rows behind the {self._rows:,}th in the store's order can't be read: {error}"
+                self._note(Mismatch(Difference.UNREADABLE_ROW, UUID(int=0), what))
+                return
             for mismatch in await self._patiently(self._comparison.compare_rows, page.records):
                 self._note(mismatch)
             self._rows += len(page.records)

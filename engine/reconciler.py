@@ -204,8 +204,8 @@ class Reconciler:
         """Compare a page and call somebody where that is needed; what can't be read is passed over, with an alert."""
         try:
             report = await self._comparison.compare_page(page, until_ms=until_ms)
-            for stranger in report.strangers:
-                self._tell(stranger)
+            for mismatch in report.certain:
+                self._tell(mismatch)
             doubtful = [case.legs.req_id for case in report.cases if self._mismatches(case)]
             if doubtful:
                 await trio.sleep(RECHECK_MS / 1000)

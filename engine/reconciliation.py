@@ -35,6 +35,8 @@ class Difference(enum.StrEnum):
     """The row says that something happened in the ledger, and the ledger knows nothing of it."""
     OTHER_BODY = "other_body"
     """Accounts, amount, user or fingerprint differ, or only a part was posted."""
+    UNREADABLE_ROW = "unreadable_row"
+    """The row can't be understood, an unknown state for one: nothing is guessed from it."""
     FOREIGN_TRANSFER = "foreign_transfer"
     """A ledger transfer that no engine makes: another code, or an id that is no leg of what it names."""
     UNKNOWN_SERVICE = "unknown_service"

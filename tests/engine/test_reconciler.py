@@ -1,5 +1,6 @@
 """The reconciler beside a working engine: it calls for every mismatch, once, and for nothing else."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -14,10 +15,10 @@ from transfer_engine.engine.engine import Engine
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.reconciler import ReconcilerStatistics
 from transfer_engine.engine.reconciliation import Difference
-from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsUnavailable
+from transfer_engine.engine.records.protocol import RecordPage, RecordsDamaged, RecordsUnavailable
 from transfer_engine.engine.services.simulated import Behaviour
 from transfer_engine.engine.settings import Settings
-from transfer_engine.schema.transfers import TransferState
+from transfer_engine.schema.transfers import TransferRecord, TransferState
 
 ON: dict[str, Any] = {"reconcile": True}
 STRANGERS = {Difference.UNKNOWN_ASSET, Difference.UNKNOWN_SERVICE}
@@ -236,25 +237,66 @@ async def test_backends_that_do_not_answer_are_waited_for(busy: World, autojump_
         assert engine.statistics().supervisor.children[-1].crashes == 0
 
 
-@pytest.mark.parametrize("name", ["get_many", "scan_records"])
-async def test_a_row_that_can_not_be_read_is_told_and_passed_over(
-    busy: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    replace(busy, a_row(busy, TransferState.COMMITTED), state=TransferState.FAILED)
+def spoil(patch: pytest.MonkeyPatch, world: World, spoilt: int) -> None:
+    """Let one row be such that no page with it can be read."""
+    get, get_many, scan_records = world.records.get, world.records.get_many, world.records.scan_records
 
-    async def unreadable(*_: object, **__: object) -> object:
-        await trio.lowlevel.checkpoint()
-        raise RecordsDamaged("row 7 has the unknown state 'weird'")
+    def check(rows: Iterable[TransferRecord | None]) -> None:
+        if any(row is not None and row.req_id.int == spoilt for row in rows):
+            raise RecordsDamaged(f"row {spoilt} has the unknown state 'weird'")
+
+    async def spoilt_get(req_id: int) -> TransferRecord | None:
+        row = await get(req_id)
+        check([row])
+        return row
+
+    async def spoilt_get_many(req_ids: Sequence[int]) -> dict[int, TransferRecord]:
+        rows = await get_many(req_ids)
+        check(rows.values())
+        return rows
+
+    async def spoilt_scan(*, position: int | None = None, limit: int) -> RecordPage:
+        page = await scan_records(position=position, limit=limit)
+        check(page.records)
+        return page
+
+    for spoilt_one in (spoilt_get, spoilt_get_many):
+        patch.setattr(world.records, spoilt_one.__name__.removeprefix("spoilt_"), spoilt_one)
+    patch.setattr(world.records, "scan_records", spoilt_scan)
+
+
+async def test_a_row_that_can_not_be_read_is_told_and_the_others_are_compared(
+    busy: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forged, unreadable = [row for row in busy.records.rows.values() if row.state is TransferState.COMMITTED][:2]
+    replace(busy, forged, state=TransferState.FAILED)
+    async with busy.engine(**ON) as engine:
+        spoil(monkeypatch, busy, unreadable.req_id.int)
+        await trio.sleep(600)
+        assert seen(engine).by_difference == {"other_end": 1, "unreadable_row": 1}
+        assert engine.statistics().alerts == {"books_mismatch": 2, "books_unreadable": 1}
+        assert seen(engine).running
+    report = await busy.rebuild(write=True)
+    assert report.left == {"other_end": 1, "unreadable_row": 2}
+    assert "can't be read" in report.examples["unreadable_row"][1].what
+
+
+async def test_whatever_goes_wrong_in_it_the_engine_goes_on(
+    busy: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug of ours")
 
     async with busy.engine(**ON) as engine:
         with monkeypatch.context() as patch:
-            patch.setattr(busy.records, name, unreadable)
-            await trio.sleep(600)
-        assert engine.statistics().alerts["books_unreadable"] == 1
-        assert seen(engine).running
-        assert seen(engine).mismatches == (1 if name == "scan_records" else 0)
+            patch.setattr(busy.records, "get_many", crash)
+            patch.setattr(busy.records, "scan_records", crash)
+            await trio.sleep(300)
+            assert engine.statistics().alerts == {"books_unreadable": 1}
+        rounds = seen(engine).rows_rounds
         await trio.sleep(300)
-        assert seen(engine).mismatches == 1
+        assert seen(engine).rows_rounds > rounds
+        assert sum(child.crashes for child in engine.statistics().supervisor.children) == 0
 
 
 async def test_an_answer_that_is_lost_between_two_questions(

@@ -159,3 +159,18 @@ async def test_the_engine_calls_for_a_forged_row_and_for_one_that_it_can_not_rea
                 while "books_unreadable" not in engine.statistics().alerts:  # noqa: ASYNC110  the reconciler's doing
                     await trio.sleep(0.1)
         assert engine.statistics().reconciler.running
+
+
+async def test_a_row_that_was_deleted_by_hand_stays_deleted_and_is_said_to_be(pair: Pair, tmp_path: Path) -> None:
+    """The delete is stamped by a clock, and stands above every write of ours."""
+    ours = settings(pair, tmp_path / "one")
+    async with a_life(pair, tmp_path / "one") as engine:
+        await load(engine, each=2)
+        told = await engine.transfer(source="funding", target="trading", user_id=1, asset_id=1, amount=1)
+    with connected(ours.cassandra) as session:
+        session.execute(f"TRUNCATE {pair.keyspace}.intents", timeout=60)
+        session.execute(f"DELETE FROM {pair.keyspace}.transfers WHERE req_id = %s", (told.req_id,))  # noqa: S608
+    async with open_backends(ours) as opened:
+        report = await rebuild(opened, write=True)
+    assert (report.rebuilt, report.found, report.left) == (1, {"missing_row": 1}, {"missing_row": 1})
+    assert report.examples["missing_row"][0].req_id == told.req_id
