@@ -75,6 +75,8 @@ async def test_killed_while_replies_are_lost(pair: Pair, tmp_path: Path) -> None
                 proxy.drop_replies()
                 await users.until(lambda users: users.pending > 0 and users.refused > 0)
                 await server.kill()
+                users.stop()
+        assert await scene.unrecorded() == set()
         proxy.heal()
         async with scene.server() as server:
             await scene.heal()

@@ -74,7 +74,9 @@ async def test_gone_at_the_end(pair: Pair, tmp_path: Path) -> None:
             await users.until(lambda users: users.pending > 0)
             server.send(signal.SIGTERM)
             assert await server.wait() == 0, server.log_tail()
+            users.stop()
     await pair.tigerbeetle_returns()
+    assert await scene.unrecorded() == set()
     async with scene.server() as server:
         await scene.heal()
         assert await server.stop() == 0, server.log_tail()

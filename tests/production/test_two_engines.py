@@ -74,6 +74,7 @@ async def test_both_killed_at_once(pair: Pair, tmp_path: Path) -> None:
         await peers.users.until_decided(60)
         await peers.kill(0)
         await peers.kill(1)
+        assert await peers.unrecorded() == set()
         await peers.start(1)
         await peers.start(0)
         await peers.users.until_decided(60)

@@ -19,6 +19,7 @@ from transfer_engine.http.demo_client import open_client
 from transfer_engine.http.demo_invariants import check_invariants
 from transfer_engine.http.demo_notes import Notebook
 from transfer_engine.http.demo_server import LOG_NAME, ServerProcess
+from transfer_engine.http.settings import ServerSettings
 
 WALLETS = [{"name": "funding", "code": 2}, {"name": "trading", "code": 3}]
 """A simulated core lies in one engine's files: there is none here."""
@@ -101,14 +102,21 @@ class Peers:
             assert await server.stop() == 0, server.log_tail()
         await self._examine(figures)
 
+    async def unrecorded(self) -> set[int]:
+        """Return what the ledger has moved or holds while all are dead, and no intent or row tells of."""
+        return (await read_evidence(self._settings)).unrecorded
+
+    @property
+    def _settings(self) -> ServerSettings:
+        return settings_of(self.directories[0] / "data", services=WALLETS, **self.pair.backends())
+
     async def _examine(self, figures: list[dict[str, Any]]) -> None:
-        settings = settings_of(self.directories[0] / "data", services=WALLETS, **self.pair.backends())
-        books = await read_books(settings, self.users.ids)
+        books = await read_books(self._settings, self.users.ids)
         for of_one in figures:
             found = breaches(check_invariants(self.notebook, books, of_one))
             assert found == [], "\n".join(found[:20])
         assert traces_of_refused(self.notebook, books) == []
-        evidence = await read_evidence(settings)
+        evidence = await read_evidence(self._settings)
         assert (evidence.unrecorded, evidence.unfinished) == (set(), set())
         for directory in self.directories:
             alerts = alerts_in(directory / LOG_NAME, expected=LOST)

@@ -20,6 +20,7 @@ from transfer_engine.http.demo_invariants import check_invariants
 from transfer_engine.http.demo_load import PAIRS
 from transfer_engine.http.demo_notes import Notebook
 from transfer_engine.http.demo_server import ServerProcess, running_server
+from transfer_engine.http.settings import ServerSettings
 from transfer_engine.schema.wire import ReadyResponse
 
 TIMEOUT_MS = 1_000
@@ -105,13 +106,20 @@ class Scene:
         async with open_client(self.url, self.notebook) as client:
             self.figures = await client.healed()
 
+    async def unrecorded(self) -> set[int]:
+        """Return what the ledger has moved or holds while the engine is dead, and no intent or row tells of."""
+        return (await read_evidence(self._settings)).unrecorded
+
+    @property
+    def _settings(self) -> ServerSettings:
+        return settings_of(self.directory / "data", **self.pair.backends())
+
     async def examine(self, *, expected: Collection[str] = OUTAGE) -> None:
         """Hold the books of the stopped engine against the notes: every invariant, and nothing half recorded."""
-        settings = settings_of(self.directory / "data", **self.pair.backends())
-        books = await read_books(settings, self.users.ids)
+        books = await read_books(self._settings, self.users.ids)
         found = breaches(check_invariants(self.notebook, books, self.figures))
         assert found == [], "\n".join(found[:20])
         assert traces_of_refused(self.notebook, books) == []
-        evidence = await read_evidence(settings)
+        evidence = await read_evidence(self._settings)
         assert (evidence.unrecorded, evidence.unfinished) == (set(), set())
         assert alerts_in(self.directory / "server.log", expected=expected) == []
