@@ -16,10 +16,11 @@ from transfer_engine.engine.records.cassandra_messages import (
     bigint_value,
     int_key,
     int_value,
+    list_value,
     text_value,
 )
 from transfer_engine.engine.records.cassandra_session import CassandraSession
-from transfer_engine.engine.records.cassandra_statements import Statements
+from transfer_engine.engine.records.cassandra_statements import COMPONENT, LOOK_UP_MOST, Statements
 from transfer_engine.engine.records.protocol import Claim, ClaimLost, Life, RecordsDamaged, RecordsUnavailable
 from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS
 
@@ -41,8 +42,19 @@ class CassandraClaims:
 
     async def claims(self) -> list[Claim]:
         """Return all claims, by node, as a quorum knows them."""
-        rows = await self._session.execute(*self._statements.request("select_claims", (), self._read_consistency))
-        return sorted(map(_claim_of, rows), key=lambda claim: claim.node)
+        nodes = await self._session.execute(
+            *self._statements.request("select_nodes", (), self._read_consistency, routing_key=COMPONENT.encode())
+        )
+        keys = [int_key(node) for (node,) in nodes]
+        answers = await self._session.execute_all(
+            [
+                self._statements.request(
+                    "select_claims", (list_value(keys[start : start + LOOK_UP_MOST]),), self._read_consistency
+                )
+                for start in range(0, len(keys), LOOK_UP_MOST)
+            ]
+        )
+        return sorted((_claim_of(row) for rows in answers for row in rows), key=lambda claim: claim.node)
 
     async def find(self, node: int) -> Claim | None:
         """Return a node's claim, linearizable, or None."""
@@ -59,6 +71,7 @@ class CassandraClaims:
         name: str
         values: tuple[bytes, ...]
         if former is None:
+            await self._list(node)
             name, values = "first_claim", (int_value(node), *new)
         else:
             read = (
@@ -79,6 +92,14 @@ class CassandraClaims:
 
         await self._decide(node, name, lambda: values, is_done)
         return life
+
+    async def _list(self, node: int) -> None:
+        """See to it that :meth:`claims` will read a node, before it can have a claim."""
+        await self._session.execute(
+            *self._statements.request(
+                "insert_node", (int_value(node),), self._consistency, routing_key=COMPONENT.encode()
+            )
+        )
 
     async def beat(self, life: Life, ceiling_ms: int, beat: int) -> None:
         """Raise a life's beat and ceiling. Cancellation leaves it on its way."""

@@ -20,10 +20,12 @@ from cassandra.cluster import (
 from cassandra.policies import (
     DCAwareRoundRobinPolicy,
     ExponentialReconnectionPolicy,
+    HostStateListener,
     NoSpeculativeExecutionPolicy,
     RetryPolicy,
     TokenAwarePolicy,
 )
+from cassandra.pool import Host
 from cassandra.query import tuple_factory
 
 from transfer_engine.engine.records.cassandra_errors import translate
@@ -92,6 +94,26 @@ class NeverRetry(RetryPolicy):  # type: ignore[misc]
 
 
 NEVER_RETRY: Final = NeverRetry()
+
+
+class NodeLog(HostStateListener):  # type: ignore[misc]
+    """Tells the log which nodes come and go: what the driver itself would say of it is switched off above."""
+
+    def on_up(self, host: Host) -> None:
+        """A node answers again."""
+        _log.info("Cassandra node %s is up", host.endpoint)
+
+    def on_down(self, host: Host) -> None:
+        """A node does not answer; the others are asked, and it is tried again by and by."""
+        _log.warning("Cassandra node %s is down", host.endpoint)
+
+    def on_add(self, host: Host) -> None:
+        """The cluster has grown."""
+        _log.info("Cassandra node %s was added", host.endpoint)
+
+    def on_remove(self, host: Host) -> None:
+        """The cluster has shrunk."""
+        _log.warning("Cassandra node %s was removed", host.endpoint)
 
 
 def parse_contact_point(contact_point: str) -> tuple[str, int]:
@@ -192,6 +214,7 @@ def connect(settings: CassandraSettings) -> Session:
     try:
         cluster = build_cluster(settings, [parse_contact_point(point) for point in settings.contact_points])
         session = cluster.connect()
+        cluster.register_listener(NodeLog())
     except UnresolvableContactPoints:
         raise RecordsUnavailable(
             f"Cassandra: cassandra.contact_points {', '.join(settings.contact_points)} can't be resolved"

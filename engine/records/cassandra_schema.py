@@ -11,10 +11,10 @@ from cassandra.cluster import Session
 
 from transfer_engine.engine.records import cassandra_cluster
 from transfer_engine.engine.records.cassandra_errors import SCHEMA_APPLY, translate
+from transfer_engine.engine.records.cassandra_statements import COMPONENT
 from transfer_engine.engine.records.protocol import RecordsMisconfigured
 from transfer_engine.engine.settings import CassandraSettings
 
-COMPONENT: Final = "records"
 DEFAULT_DATA_CENTRE: Final = "datacenter1"
 """What a server calls its data centre unless it is told otherwise."""
 

@@ -10,12 +10,19 @@ from transfer_engine.engine.records.cassandra_messages import Request, batch_pre
 from transfer_engine.engine.records.cassandra_rows import COLUMNS, ROW_VALUES
 from transfer_engine.engine.records.cassandra_session import Routing
 
+COMPONENT: Final = "records"
+"""The partition of what concerns the store as a whole."""
+
 HISTORY_TIMESTAMP: Final = 1
 """Of what is never changed and never deleted."""
 
+NODE_TIMESTAMP: Final = 1
 APPEND_TIMESTAMP: Final = 1
 SETTLED_TIMESTAMP: Final = 2
 """A settled bucket is deleted above its appends: one that comes later stays dead. Buckets are never used again."""
+
+LOOK_UP_MOST: Final = 50
+"""Partitions in one look-up; ScyllaDB allows 100."""
 
 _COLUMNS: Final = ", ".join(COLUMNS)
 
@@ -44,7 +51,10 @@ _TEXTS: Final = {
     "WHERE shard = ? AND bucket < ?",
     "select_mark": "SELECT bucket FROM {keyspace}.marks WHERE shard = ?",
     "raise_mark": "INSERT INTO {keyspace}.marks (shard, bucket) VALUES (?, ?) USING TIMESTAMP ?",
-    "select_claims": "SELECT node, epoch, owner, ceiling_ms, beat FROM {keyspace}.claims",
+    "insert_node": "INSERT INTO {keyspace}.claimed_nodes (component, node) "
+    f"VALUES ('{COMPONENT}', ?) USING TIMESTAMP {NODE_TIMESTAMP}",
+    "select_nodes": f"SELECT node FROM {{keyspace}}.claimed_nodes WHERE component = '{COMPONENT}'",
+    "select_claims": "SELECT node, epoch, owner, ceiling_ms, beat FROM {keyspace}.claims WHERE node IN ?",
     "select_claim": "SELECT node, epoch, owner, ceiling_ms, beat FROM {keyspace}.claims WHERE node = ?",
     "first_claim": "INSERT INTO {keyspace}.claims (node, epoch, owner, ceiling_ms, beat) "
     "VALUES (?, ?, ?, ?, ?) IF NOT EXISTS",

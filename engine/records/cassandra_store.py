@@ -29,7 +29,7 @@ from transfer_engine.engine.records.cassandra_messages import (
 from transfer_engine.engine.records.cassandra_rows import PERIOD_MS, RowPacker, record_of
 from transfer_engine.engine.records.cassandra_schema import check_schema
 from transfer_engine.engine.records.cassandra_session import ANYWHERE, CassandraSession, Routing, SessionStatistics
-from transfer_engine.engine.records.cassandra_statements import Statements, prepare_statements
+from transfer_engine.engine.records.cassandra_statements import LOOK_UP_MOST, Statements, prepare_statements
 from transfer_engine.engine.records.known import KnownKeys
 from transfer_engine.engine.records.protocol import (
     Claim,
@@ -50,9 +50,6 @@ Halved whenever a server's limit turns out to be lower. Larger ones cost it no l
 
 BATCH_BYTES_LEAST: Final = 1024
 """A server whose limit is below this is set up wrongly."""
-
-LOOK_UP_MOST: Final = 50
-"""Rows in one look-up; ScyllaDB allows 100 partitions."""
 
 SCAN_MOST: Final = 2_000
 """Rows in one page of a scan: about 600 KB."""

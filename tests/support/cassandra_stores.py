@@ -18,7 +18,16 @@ from transfer_engine.engine.settings import CassandraSettings
 TIMEOUT_MS: Final = 30_000
 """A test's machine is slow and shared; tests of the deadline take one of their own."""
 
-_TABLES: Final = ("transfers", "history", "history_periods", "intents", "intent_buckets", "marks", "claims")
+_TABLES: Final = (
+    "transfers",
+    "history",
+    "history_periods",
+    "intents",
+    "intent_buckets",
+    "marks",
+    "claims",
+    "claimed_nodes",
+)
 _numbers = count()
 
 

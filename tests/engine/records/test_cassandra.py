@@ -236,6 +236,7 @@ async def test_a_row_without_columns_is_damage(settings: CassandraSettings, stor
 async def test_a_claim_without_columns_is_damage(settings: CassandraSettings, store: CassandraRecords) -> None:
     with connected(settings) as session:
         session.execute(f"INSERT INTO {settings.keyspace}.claims (node) VALUES (7) IF NOT EXISTS")  # noqa: S608
+        session.execute(f"INSERT INTO {settings.keyspace}.claimed_nodes (component, node) VALUES ('records', 7)")  # noqa: S608
     for read in (store.claims, lambda: store.find_claim(7)):
         with pytest.raises(RecordsDamaged, match="node 7"):
             await read()

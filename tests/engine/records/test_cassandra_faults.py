@@ -228,31 +228,38 @@ async def test_connections_that_break_are_made_again(proxy: Proxy, settings: Cas
 async def test_a_claim_whose_answer_is_lost_is_asked_again_and_is_the_same_life(
     proxy: Proxy, settings: CassandraSettings, store: CassandraRecords
 ) -> None:
+    await store.claim(3, "former", former=None, ceiling_ms=LATER_MS)
+    former = await store.find_claim(3)
+
+    async def taken_over() -> Claim | None:
+        found = await store.find_claim(3)
+        return None if found == former else found
+
     async with open_quietly(behind(proxy, settings)) as deaf:
-        assert await deaf.find_claim(3) is None
+        assert await deaf.find_claim(3) == former
         proxy.drop_replies()
         with pytest.raises(RecordsUnavailable):
-            await deaf.claim(3, "me", former=None, ceiling_ms=LATER_MS)
-        await until_found(lambda: store.find_claim(3))
+            await deaf.claim(3, "me", former=former, ceiling_ms=LATER_MS)
+        await until_found(taken_over)
         proxy.heal()
-        life = await until_answered(lambda: deaf.claim(3, "me", former=None, ceiling_ms=LATER_MS))
-        assert life == Life(node=3, epoch=1, owner="me", after_ms=SNOWFLAKE_EPOCH_MS)
+        life = await until_answered(lambda: deaf.claim(3, "me", former=former, ceiling_ms=LATER_MS))
+        assert life == Life(node=3, epoch=2, owner="me", after_ms=LATER_MS)
         with pytest.raises(ClaimLost):
-            await store.claim(3, "another", former=None, ceiling_ms=LATER_MS)
+            await store.claim(3, "another", former=former, ceiling_ms=LATER_MS)
 
         proxy.drop_replies()
         with pytest.raises(RecordsUnavailable):
             await deaf.raise_ceiling(life, LATER_MS + 5, beat=1)
         proxy.heal()
         await until_answered(lambda: deaf.raise_ceiling(life, LATER_MS + 5, beat=1))
-        assert await store.find_claim(3) == Claim(3, 1, "me", LATER_MS + 5, 1)
+        assert await store.find_claim(3) == Claim(3, 2, "me", LATER_MS + 5, 1)
 
         proxy.drop_replies()
         with pytest.raises(RecordsUnavailable):
             await deaf.release(life)
         proxy.heal()
         await until_answered(lambda: deaf.release(life))
-        assert await store.find_claim(3) == Claim(3, 1, "", LATER_MS + 5, 1)
+        assert await store.find_claim(3) == Claim(3, 2, "", LATER_MS + 5, 1)
 
 
 async def test_of_many_claimants_from_many_connections_one_has_the_node(settings: CassandraSettings) -> None:
