@@ -54,7 +54,8 @@ _log: Final = logging.getLogger("transfer_engine.engine.records")
 logging.getLogger("cassandra.protocol").setLevel(logging.ERROR)
 # A cluster that is absent is one line of ours, not a traceback of the driver's for every attempt.
 logging.getLogger("cassandra.cluster").setLevel(logging.CRITICAL)
-logging.getLogger("cassandra.pool").setLevel(logging.ERROR)
+for _name in ("cassandra.connection", "cassandra.pool"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 class QueueingConnection(DefaultConnection):  # type: ignore[misc]  # the driver has no types
