@@ -43,7 +43,7 @@ def seen(engine: Engine) -> ReconcilerStatistics:
 async def test_a_mismatch_is_told_once(
     busy: World, autojump_clock: MockClock, change: Change, difference: Difference
 ) -> None:
-    async with busy.engine(**ON, pending_critical_ms=60_000) as engine:
+    async with busy.engine(**ON, reconcile_interval_ms=2_000, pending_critical_ms=60_000) as engine:
         await trio.sleep(200)
         assert seen(engine).mismatches == 0
         assert seen(engine).past_rounds > 1
@@ -212,12 +212,12 @@ async def test_each_round_finds_what_the_others_pages_split(busy: World, autojum
 
 async def test_the_present_jumps_where_more_happens_than_a_turn_reads(world: World, autojump_clock: MockClock) -> None:
     await world.fund(1, amount=100_000)
-    async with world.engine(**ON, reconcile_page=4) as engine:
-        for number in range(800):
+    async with world.engine(**ON, reconcile_page=4, reconcile_interval_ms=1_000) as engine:
+        for number in range(450):
             told = await world.ask(engine, "funding", "trading", amount=1)
-            if number == 400:
+            if number == 200:
                 replace(world, world.row(told.outcome.req_id), state=TransferState.FAILED)
-            await trio.sleep(0.2)
+            await trio.sleep(0.25)
         assert seen(engine).jumps > 0
         assert now_ms() - seen(engine).present_ms < 30_000 + reconciler.LAG_MOST_MS + 5_000
         await trio.sleep(1_800)
@@ -325,7 +325,7 @@ async def test_an_answer_that_is_lost_between_two_questions(
         async with busy.engine(**ON) as engine:
             with monkeypatch.context() as patch:
                 patch.setattr(backend, name, every_third_is_lost)
-                await trio.sleep(900)
+                await trio.sleep(300)
             assert seen(engine).by_difference == {"other_end": 1}, name
 
 
