@@ -19,20 +19,20 @@ drives the transfer from the top. Whatever the ledger and the cores did by then 
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-import trio
 from tigerbeetle import CreateTransferResult, CreateTransferStatus
 
 from transfer_engine.engine import crash_points
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.core_calls import CoreCalls
 from transfer_engine.engine.endings import Endings
 from transfer_engine.engine.leases import Lease, LeaseLapsed
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
 from transfer_engine.engine.recorder import Recorder
 from transfer_engine.engine.records.protocol import RecordsUnavailable
-from transfer_engine.engine.services.protocol import Answer, Failed, Pending, Success
+from transfer_engine.engine.services.protocol import Failed, Pending, Success
 from transfer_engine.engine.state_machine import TransferEvent
 from transfer_engine.engine.submitter import Submitter
 from transfer_engine.engine.verdicts import (
@@ -47,14 +47,6 @@ from transfer_engine.schema.transfers import TransferState
 
 _CREATED = CreateTransferStatus.CREATED
 _FIRST_POST = POSTS[0]
-
-REPLAY_GAP_LEAST_MS = 1
-"""The first pause between two calls of a core that answers Pending: it doubles, so it may not be zero."""
-
-REASON_CHARACTERS_MOST = 500
-"""Of a core's reason: it goes into a row, and to clients."""
-
-Body = TypeVar("Body")
 
 
 class DriveSoon(Protocol):
@@ -74,8 +66,7 @@ class Coordinator:
         endings: ends holds and transfers.
         lease: whether this engine may still ask anything of anyone.
         alerts: told of what a person must know.
-        service_timeout_ms: how long one call of a core, repeats included, is waited for.
-        replay_gap_ms: the first pause before such a repeat; it doubles.
+        calls: the way to the cores.
         drive_soon: starts work on a transfer that leaves its user's queue.
     """
 
@@ -87,8 +78,7 @@ class Coordinator:
         endings: Endings,
         lease: Lease,
         alerts: Alerts,
-        service_timeout_ms: int,
-        replay_gap_ms: int,
+        calls: CoreCalls,
         drive_soon: DriveSoon,
     ) -> None:
         self._submitter = submitter
@@ -96,8 +86,7 @@ class Coordinator:
         self._endings = endings
         self._lease = lease
         self._alerts = alerts
-        self._service_timeout_s = service_timeout_ms / 1000
-        self._replay_gap_s = max(replay_gap_ms, REPLAY_GAP_LEAST_MS) / 1000
+        self._calls = calls
         self._drive_soon = drive_soon
 
     async def handle(self, _user_id: int, transfers: list[OpenTransfer]) -> None:
@@ -276,7 +265,7 @@ class Coordinator:
         core = transfer.source.core_to_call
         transfer.apply(TransferEvent.SOURCE_CALL)
         await self._recorder.persist(transfer)
-        match await self.call(core.withdraw, transfer.call_of_source()):
+        match await self._calls.ask(core.withdraw, transfer.call_of_source()):
             case Success():
                 transfer.error = ""
                 transfer.apply(TransferEvent.SOURCE_OK)
@@ -325,7 +314,7 @@ class Coordinator:
         core = transfer.target.core_to_call
         transfer.apply(TransferEvent.TARGET_CALL)
         await self._recorder.persist(transfer)
-        match await self.call(core.deposit, transfer.call_of_target()):
+        match await self._calls.ask(core.deposit, transfer.call_of_target()):
             case Success():
                 transfer.error = ""
                 return True
@@ -349,7 +338,7 @@ class Coordinator:
 
     async def _commit_source(self, transfer: OpenTransfer) -> bool:
         """Let the source's core make its withdraw final; True once nothing is left to ask of it."""
-        match await self.call(transfer.source.core_to_call.commit, transfer.uuid):
+        match await self._calls.ask(transfer.source.core_to_call.commit, transfer.uuid):
             case Failed(reason):
                 # The ledger has posted, so committed is the truth; what the core keeps frozen is a person's to mend.
                 self._alerts.critical("commit_refused", transfer=repr(transfer), reason=reason)
@@ -368,7 +357,7 @@ class Coordinator:
             return
         if transfer.source.core is not None:
             crash_points.reach("before_core_rollback")
-            answer = await self.call(transfer.source.core.rollback, transfer.uuid)
+            answer = await self._calls.ask(transfer.source.core.rollback, transfer.uuid)
             crash_points.reach("after_core_rollback")
             if not isinstance(answer, Success):
                 transfer.apply(TransferEvent.ROLLBACK_FAIL)
@@ -376,45 +365,3 @@ class Coordinator:
                     self._endings.contradiction(transfer, f"the source refused the rollback: {answer.reason}")
                 return
         await self._endings.conclude(transfer, TransferEvent.ROLLBACK_OK, error=transfer.error)
-
-    async def call(self, operation: Callable[[Body], Awaitable[Answer]], body: Body) -> Answer:
-        """Ask a core until it gives a final answer, within the time-out.
-
-        Its exceptions and its silence are Pending: unknown, never failed. Cancellation leaves the call unknown.
-
-        Raises:
-            LeaseLapsed: nothing may be asked now; what was asked before is unknown.
-        """
-        answer = Pending(f"the service did not answer within {self._service_timeout_s:g} s")
-        pause_s = self._replay_gap_s
-        with trio.move_on_after(self._service_timeout_s):
-            while True:
-                self._lease.require()
-                try:
-                    asked = self._checked(await operation(body), operation)
-                except Exception as error:  # noqa: BLE001  a core is foreign code
-                    self._alerts.warn("core_raised", operation=repr(operation), error=repr(error))
-                    asked = Pending(f"the service raised {type(error).__name__}")
-                if not isinstance(asked, Pending):
-                    return asked
-                answer = asked if asked.reason else answer
-                await trio.sleep(pause_s)
-                pause_s *= 2
-        return answer
-
-    def _checked(self, asked: object, operation: object) -> Answer:
-        """Return a core's answer with a reason that a row can hold; what is no answer is Pending."""
-        match asked:
-            case Success():
-                return asked
-            case Failed(reason):
-                return Failed(_legible(reason) or "the service gave no reason")
-            case Pending(reason):
-                return Pending(_legible(reason))
-        self._alerts.critical("core_answered_nonsense", operation=repr(operation), answer=_legible(repr(asked)))
-        return Pending(f"the service answered with {_legible(type(asked).__name__)}, which is no answer")
-
-
-def _legible(reason: object) -> str:
-    """Return what a core gave as a reason, such that any store can hold it: valid Unicode, of bounded length."""
-    return str(reason)[:REASON_CHARACTERS_MOST].encode("utf-8", "replace").decode()

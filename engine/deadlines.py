@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from transfer_engine.engine.open_transfers import OpenTransfer, Waiter
+from transfer_engine.engine.outcomes import InvalidTransfer, RefusalCode
 
 SWEEPS_IN_DEADLINE: Final = 40
 """How often the sweeper looks within one deadline: a caller may be let go by this fraction of it early."""
@@ -53,3 +54,15 @@ class Deadlines:
             due = trio.current_time() + self._tick_s
             while queue and (queue[0][0] <= due or not queue[0][1].is_waiting):
                 queue.popleft()[1].wake()
+
+
+def check_deadline(deadline_ms: object) -> None:
+    """Check a caller's own deadline.
+
+    Raises:
+        InvalidTransfer: it is none.
+    """
+    if deadline_ms is not None and (type(deadline_ms) is not int or deadline_ms < 0):
+        raise InvalidTransfer(
+            RefusalCode.INVALID_TYPE, "deadline_ms must be an integer of milliseconds, 0 or more", field="deadline_ms"
+        )

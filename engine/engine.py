@@ -23,7 +23,7 @@ from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.audit import AuditReport, audit
 from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.contests import admit_in_turn
-from transfer_engine.engine.deadlines import Deadlines
+from transfer_engine.engine.deadlines import Deadlines, check_deadline
 from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.heartbeat import Heartbeat
 from transfer_engine.engine.journal import Journal
@@ -216,7 +216,7 @@ class Engine:
     async def _outcome(
         self, admit: Callable[[], tuple[OpenTransfer, bool]], deadline_ms: int | None
     ) -> TransferOutcome:
-        _check_deadline(deadline_ms)
+        check_deadline(deadline_ms)
         transfer, is_joined, left_ms = await admit_in_turn(admit, self._parts.deadlines, deadline_ms)
         await self._parts.deadlines.wait(transfer, left_ms)
         answer = transfer.answer
@@ -375,13 +375,6 @@ class Engine:
     def begin_shutdown(self) -> None:
         """Take no more transfers; leaving the engine's context then drains what is under way."""
         self._parts.admission.is_closed = True
-
-
-def _check_deadline(deadline_ms: object) -> None:
-    if deadline_ms is not None and (type(deadline_ms) is not int or deadline_ms < 0):
-        raise InvalidTransfer(
-            RefusalCode.INVALID_TYPE, "deadline_ms must be an integer of milliseconds, 0 or more", field="deadline_ms"
-        )
 
 
 def _number_of(req_id: UUID | str) -> int:

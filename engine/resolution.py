@@ -8,6 +8,7 @@ now, and posts only if all have agreed: there is no way to force it.
 from tigerbeetle import CreateTransferStatus
 
 from transfer_engine.engine.coordinator import Coordinator
+from transfer_engine.engine.core_calls import CoreCalls
 from transfer_engine.engine.endings import CANCELLED_BY_OPERATOR, Endings
 from transfer_engine.engine.leases import Lease
 from transfer_engine.engine.legs import TOMBSTONE_CODE
@@ -26,7 +27,10 @@ _IS_THERE = frozenset({CreateTransferStatus.CREATED, CreateTransferStatus.EXISTS
 class Resolver:
     """Carries an operator's decisions out; whoever calls has the transfer's custody."""
 
-    def __init__(self, *, coordinator: Coordinator, endings: Endings, submitter: Submitter, lease: Lease) -> None:
+    def __init__(
+        self, *, coordinator: Coordinator, calls: CoreCalls, endings: Endings, submitter: Submitter, lease: Lease
+    ) -> None:
+        self._calls = calls
         self._lease = lease
         self._coordinator = coordinator
         self._endings = endings
@@ -58,7 +62,7 @@ class Resolver:
         """Make sure that the target can't take the deposit later; False where nothing may be voided."""
         if transfer.target.core is None:
             return True
-        match await self._coordinator.call(transfer.target.core.cancel, transfer.uuid):
+        match await self._calls.ask(transfer.target.core.cancel, transfer.uuid):
             case Success():
                 steps.append(f"fenced the deposit at {transfer.target.name}: it can't be taken any more")
                 return True
@@ -121,7 +125,7 @@ class Resolver:
         """Undo the source's withdraw, or fence one that has not come; True once that is certain."""
         if transfer.source.core is None:
             return True
-        match await self._coordinator.call(transfer.source.core.rollback, transfer.uuid):
+        match await self._calls.ask(transfer.source.core.rollback, transfer.uuid):
             case Success():
                 steps.append(f"{transfer.source.name} rolled its withdraw back, or will refuse it")
                 return True

@@ -10,6 +10,7 @@ from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.comparison import Comparison
 from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.coordinator import Coordinator
+from transfer_engine.engine.core_calls import CoreCalls
 from transfer_engine.engine.deadlines import Deadlines
 from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.endings import Endings
@@ -84,14 +85,19 @@ def wire(
         flushes_most=settings.cassandra.flushes_most if settings.records == "cassandra" else 1,
     )
     endings = Endings(submitter=submitter, recorder=recorder, lease=lease, alerts=alerts, close=completion.close)
+    calls = CoreCalls(
+        lease=lease,
+        alerts=alerts,
+        service_timeout_ms=settings.service_timeout_ms,
+        replay_gap_ms=settings.replay_gap_ms,
+    )
     coordinator = Coordinator(
         submitter=submitter,
         recorder=recorder,
         endings=endings,
         lease=lease,
         alerts=alerts,
-        service_timeout_ms=settings.service_timeout_ms,
-        replay_gap_ms=settings.replay_gap_ms,
+        calls=calls,
         drive_soon=drives.start,
     )
     pool = _users(settings, coordinator, drives)
@@ -171,7 +177,7 @@ def wire(
         scanner=scanner,
         reconciler=reconciler,
         adoption=adoption,
-        resolver=Resolver(coordinator=coordinator, endings=endings, submitter=submitter, lease=lease),
+        resolver=Resolver(coordinator=coordinator, calls=calls, endings=endings, submitter=submitter, lease=lease),
         admission=admission,
         completion=completion,
         deadlines=deadlines,

@@ -10,7 +10,7 @@ from support.engines import DIRECT, FREEZING, PAIRS, Machine, World, in_a_loop, 
 from support.wire import Wire
 from transfer_engine.engine.engine import Engine
 from transfer_engine.engine.former_lives import Alone
-from transfer_engine.engine.outcomes import KeyReused
+from transfer_engine.engine.outcomes import KeyReused, Overloaded
 from transfer_engine.engine.records.protocol import ClaimLost, JournalBlob
 from transfer_engine.engine.services.simulated import Behaviour, CoreOperation
 from transfer_engine.schema.transfers import TransferState, TransferStatus, encode_intents
@@ -162,6 +162,7 @@ async def test_the_next_life_of_an_adopted_node_starts_at_once_and_above_it(worl
 async def test_what_a_graceful_stop_left_is_adopted_at_once(world: World) -> None:
     world.cores[FREEZING].behave(Behaviour(crash_before=999))
     async with world.engine(shutdown_ms=100) as engine:
+        await trio.sleep(20)  # so that its ceiling is in a later bucket
         told = await world.ask(engine, "funding", FREEZING)
     world.cores[FREEZING].behave(Behaviour())
     async with world.engine(node=1, machine=Machine()) as engine:
@@ -322,6 +323,35 @@ async def test_another_body_that_waits_behind_here_pins_no_mark_and_ends(world: 
         late.down.clear()
         await world.heal(adopter)
     assert world.row(told.outcome.req_id).amount == 7
+    await world.check()
+
+
+async def test_who_waits_behind_a_body_that_is_refused_comes_next(world: World) -> None:
+    wire = Wire()
+    with wire.scope:
+        async with world.engine(wire) as engine, trio.open_nursery() as nursery:
+            stop = wire.stop("accounts")
+            nursery.start_soon(partial(world.ask, engine, "funding", "trading", key="key", user_id=3))
+            await stop.reached.wait()
+            wire.cut()
+    waits = {"service_timeout_ms": 200_000, "deadline_ms": 300_000}
+    async with world.engine(node=1, machine=Machine(), **waits) as adopter, trio.open_nursery() as nursery:
+        slow = world.wire.stop(f"{FREEZING}.withdraw")
+        nursery.start_soon(partial(world.ask, adopter, FREEZING, "funding", user_id=3, amount=5))
+        await trio.sleep(1)
+        nursery.start_soon(partial(world.ask, adopter, "funding", "trading", key="key", user_id=3, amount=7))
+        await world.adopt_only(adopter)
+        assert adopter.statistics().unsettled_intents == 2, "the second body has not been written yet"
+        world.wire.next_fates["ceiling"] = ["lose_request"] * 6
+        await trio.sleep(12)
+        slow.released.set()
+        await trio.sleep(10)
+        assert isinstance(world.told[2].answer, Overloaded)
+        await world.heal(adopter)
+        again = await world.ask(adopter, "funding", "trading", key="key", user_id=3, amount=7)
+        assert isinstance(again.answer, KeyReused)
+    [row] = [row for row in world.records.rows.values() if row.user_id == 3 and row.target == "trading"]
+    assert (row.amount, row.state) == (100, TransferState.COMMITTED)
     await world.check()
 
 

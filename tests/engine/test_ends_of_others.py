@@ -9,6 +9,7 @@ import trio
 from support.engines import DIRECT, FREEZING, PAIRS, Machine, World
 from support.wire import Wire
 from transfer_engine.engine.engine import Engine
+from transfer_engine.engine.services.protocol import Failed
 from transfer_engine.engine.services.simulated import Behaviour, CoreOperation
 from transfer_engine.schema.transfers import TransferRecord, TransferState, TransferStatus
 
@@ -77,13 +78,19 @@ async def test_a_post_by_another_engine_ends_here_with_the_row_that_is_there(wor
     await world.check()
 
 
+@pytest.mark.parametrize("forgets", [False, True])
 @pytest.mark.parametrize("step", ["row compensating", "void", f"{FREEZING}.rollback", "row rolled_back"])
 async def test_a_source_that_is_fenced_by_another_engine_has_the_same_end_there_and_here(
-    world: World, step: str
+    world: World, step: str, forgets: bool
 ) -> None:
-    """The one engine's withdraw is late: it comes after the other one's rollback, or in the midst of undoing."""
+    """The one engine's withdraw is late: it comes after the other one's rollback, or in the midst of undoing.
+
+    A source may answer it as it did first, or refuse it because it was rolled back.
+    """
     world.cores[DIRECT].behave(REFUSING)
     late, early = Wire(), Wire()
+    if forgets and step != "row compensating":
+        late.forged[f"{FREEZING}.withdraw"] = Failed("it was rolled back")
     async with (
         world.engine(late) as one,
         world.engine(early, node=1, machine=Machine()) as other,

@@ -10,10 +10,22 @@ from support.memory_records import take_over
 from transfer_engine.engine.leases import Lease, LeaseLapsed
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode, Resolution
 from transfer_engine.engine.records.protocol import ClaimLost
-from transfer_engine.engine.services.simulated import Behaviour
+from transfer_engine.engine.services.simulated import Behaviour, CoreOperation
 from transfer_engine.schema.transfers import TransferState, TransferStatus
 
-OF_RECORDS = {"claims", "ceiling", "mark", "release", "intent", "get", "scan", "journal", "read mark"}
+OF_RECORDS = {
+    "find claim",
+    "claim",
+    "claims",
+    "ceiling",
+    "mark",
+    "release",
+    "intent",
+    "get",
+    "scan",
+    "journal",
+    "read mark",
+}
 
 
 def asked_of_others(world: World, since: float) -> list[str]:
@@ -62,6 +74,33 @@ async def test_a_lapsed_lease_asks_nothing_until_a_beat_succeeds(world: World, p
     for told in world.told:
         if not isinstance(told.answer, Overloaded):
             assert world.row(told.outcome.req_id).state is TransferState.COMMITTED
+    await world.check()
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+async def test_a_lease_that_lapses_behind_any_step_is_seen_before_the_next(
+    world: World, pair: tuple[str, str], is_refused: bool
+) -> None:
+    if is_refused and pair[1] in world.cores:
+        world.cores[pair[1]].behave(Behaviour(ops=frozenset({CoreOperation.DEPOSIT}), refuse="closed for today"))
+    async with world.engine() as engine:
+        await world.ask(engine, *pair, amount=10)
+        steps = [entry for entry in asked_of_others(world, since=-1) if entry != "accounts"]
+    for step in dict.fromkeys(steps):
+        async with world.engine() as engine, trio.open_nursery() as nursery:
+            reached = world.wire.stop(step, after=True)
+            nursery.start_soon(partial(world.ask, engine, *pair, amount=10))
+            await reached.reached.wait()
+            stop_beating(world)
+            await trio.sleep(13)
+            lapsed_at = trio.current_time()
+            reached.released.set()
+            await trio.sleep(10)
+            assert asked_of_others(world, since=lapsed_at) == [], step
+            beat_again(world)
+            await trio.sleep(3)
+            await world.heal(engine)
     await world.check()
 
 

@@ -215,10 +215,14 @@ class World:
 
     async def adopt(self, engine: Engine, *, shards: int = 1, within_s: float = 200) -> None:
         """Wait until an engine has taken so many shards over and given them back, and all of it has ended."""
+        await self.adopt_only(engine, shards=shards, within_s=within_s)
+        await self.heal(engine)
+
+    async def adopt_only(self, engine: Engine, *, shards: int = 1, within_s: float = 200) -> None:
+        """Wait until an engine has taken so many shards over and given them back."""
         with trio.move_on_after(within_s) as scope:
             await until(lambda: engine.statistics().adoption.settled >= shards)
         assert not scope.cancelled_caught, (engine._parts.adoption, self.records.claim_of)
-        await self.heal(engine)
 
     def row(self, req_id: UUID) -> TransferRecord:
         """Return a row that must be there."""
