@@ -173,6 +173,7 @@ class CassandraServer:
         self._port, storage_port, jmx_port = _free_ports(3)
         self._jmx_port = str(jmx_port)
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._paused = False
         self.starts = 0
         """How often it was started: what it forgets when it is killed, a later process of it does not know."""
@@ -203,6 +204,7 @@ class CassandraServer:
         """Run it on its folder; return before it listens."""
         if self.running:
             raise RuntimeError(f"{self!r} is running already")
+        self._dismiss_watchdog()  # of one that died by itself
         self._paused = False
         self.starts += 1
         command = self._java(
@@ -232,6 +234,9 @@ class CassandraServer:
                 cwd=self._folder,
                 env=environment,
             )
+        # Its input ends with us, however we end: no test run that is killed leaves a server behind.
+        command = ["sh", "-c", f"read _; kill -9 {self._process.pid}"]
+        self._watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def wait_until_ready(self) -> None:
         """Block until it takes connections; raise with the end of its log if it does not."""
@@ -272,6 +277,7 @@ class CassandraServer:
         process = self._alive()
         process.kill()
         process.wait()
+        self._dismiss_watchdog()
         self._paused = False
 
     def pause(self) -> None:
@@ -294,10 +300,18 @@ class CassandraServer:
     def stop(self) -> None:
         """End it for good, whatever it is doing; nothing happens if it is not there."""
         if self._process is None or not self.running:
+            self._dismiss_watchdog()
             return
         # Nothing on its disks is needed any more: a graceful end would only take seconds.
         self.kill()
         self._process.wait(STOP_DEADLINE_S)
+
+    def _dismiss_watchdog(self) -> None:
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            self._watchdog.kill()
+            self._watchdog.wait()
+            self._watchdog.stdin.close()
+            self._watchdog = None
 
     def log_tail(self) -> str:
         """The end of what its processes have logged."""
@@ -351,8 +365,8 @@ def _shared() -> CassandraServer | CassandraMissing:
     except CassandraMissing as missing:
         return missing
     ending = ExitStack()
-    atexit.register(ending.close)
     folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="cassandra-", ignore_cleanup_errors=True)))
+    atexit.register(ending.close)  # after the folder's own, so before it: the server goes first
     return ending.enter_context(running_cassandra(jars, folder))
 
 
