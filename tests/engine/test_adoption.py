@@ -190,8 +190,7 @@ async def test_a_settled_shard_is_looked_at_once_and_never_claimed(world: World)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("fate", ["pause", "pause_after"])
-@pytest.mark.parametrize("pause_s", [15, 60])
+@pytest.mark.parametrize(("fate", "pause_s"), [("pause", 60), ("pause_after", 15)])
 def test_an_engine_that_wakes_does_no_harm(program, fate: str, pause_s: float) -> None:
     async def once(number: int) -> bool:
         world = World(**QUICK)

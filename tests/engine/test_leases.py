@@ -33,7 +33,7 @@ def asked_of_others(world: World, since: float) -> list[str]:
     return [
         entry.name
         for entry in world.wire.log
-        if entry.time > since
+        if entry.time >= since
         and entry.name not in OF_RECORDS
         and not entry.name.startswith(("row ", "query", "lookup"))
     ]
@@ -88,7 +88,7 @@ async def test_a_lease_that_lapses_behind_any_step_is_seen_before_the_next(
         await world.ask(engine, *pair, amount=10)
         steps = [entry for entry in asked_of_others(world, since=-1) if entry != "accounts"]
     for step in dict.fromkeys(steps):
-        async with world.engine() as engine, trio.open_nursery() as nursery:
+        async with world.engine(service_timeout_ms=60_000) as engine, trio.open_nursery() as nursery:
             reached = world.wire.stop(step, after=True)
             nursery.start_soon(partial(world.ask, engine, *pair, amount=10))
             await reached.reached.wait()
