@@ -167,7 +167,7 @@ class Client:
 async def open_client(
     url: str, notebook: Notebook, *, connections: int = 1, answer_s: float = ANSWER_S
 ) -> AsyncIterator[Client]:
-    """Connect to a server; leaving the context closes the connections. ``answer_s``: how long an answer is waited for."""
+    """Connect to a server, and wait ``answer_s`` for an answer; leaving the context closes the connections."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     async with httpx.AsyncClient(
         base_url=url, timeout=answer_s, limits=limits, trust_env=False, verify=_NO_TLS

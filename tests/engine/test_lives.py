@@ -70,7 +70,9 @@ async def test_a_clock_that_steps_back_between_lives_repeats_nothing(world: Worl
     store, machine = MemoryRecords(), Machine()
     seen: list[int] = []
     for clock_ms in (BORN_MS, BORN_MS - 10**9, BORN_MS + 5, 0):
-        life, generator = await begin(store, machine, node=3, clock_ms=lambda clock_ms=clock_ms: clock_ms, ahead_ms=1_000)
+        life, generator = await begin(
+            store, machine, node=3, clock_ms=lambda clock_ms=clock_ms: clock_ms, ahead_ms=1_000
+        )
         assert life.epoch == len(seen) // 10 + 1
         seen += [generator.issue() for _ in range(10)]
         assert store.claim_of[3].ceiling_ms >= generator.logical_ms
@@ -118,7 +120,7 @@ async def test_without_a_heartbeat_identifiers_run_out_and_keys_go_on(world: Wor
 async def test_a_lost_claim_asks_nothing_more_and_ends_the_engine(world: World) -> None:
     world.cores[FREEZING].behave(Behaviour(crash_before=999))
     asked: list[str] = []
-    with pytest.raises(ClaimLost):
+    with pytest.raises(ClaimLost):  # noqa: PT012  the engine's context raises it
         async with world.engine() as engine:
             waiting = await world.ask(engine, "funding", FREEZING)
             await take_over(world.records, 0)
@@ -146,7 +148,7 @@ def asked_of_others(world: World) -> list[str]:
 
 async def test_a_claim_that_is_lost_after_the_intent_was_taken_asks_nothing_of_the_ledger(world: World) -> None:
     async with trio.open_nursery() as nursery:
-        with pytest.raises(ClaimLost):
+        with pytest.raises(ClaimLost):  # noqa: PT012  the engine's context raises it
             async with world.engine() as engine:
                 stop = world.wire.stop("intent")
                 nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key", deadline_ms=9_000))
@@ -165,7 +167,7 @@ async def test_a_claim_that_is_lost_after_the_intent_was_taken_asks_nothing_of_t
 
 
 async def test_a_lost_claim_moves_no_mark(world: World) -> None:
-    with pytest.raises(ClaimLost):
+    with pytest.raises(ClaimLost):  # noqa: PT012  the engine's context raises it
         async with world.engine():
             await take_over(world.records, 0)
             mark = world.records.marks.get(0, 0)

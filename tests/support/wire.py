@@ -110,7 +110,7 @@ class Wire:
         self.is_cut = True
         self.scope.cancel()
 
-    async def call(
+    async def call(  # noqa: PLR0912  one branch a fate
         self, backend: str, entries: Sequence[Entry], apply: Callable[[], Awaitable[T]], fault: type[Exception]
     ) -> T:
         """Make a call, with the fate that it has."""
