@@ -1,7 +1,7 @@
 """A bounded queue of messages that outlives the task which reads it.
 
 Messages are peeked at, and leave only when they are answered; so a reader that crashes or is cancelled loses nothing.
-No await in here holds a message: everything that changes the queue is synchronous.
+Everything here is synchronous: who reads it, and when, is its owner's matter.
 """
 
 from collections import deque
@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 import trio
-from trio.lowlevel import Abort, RaiseCancelT, Task
 
 M = TypeVar("M")
 
@@ -20,19 +19,18 @@ class MailboxFull(Exception):
 
 
 class Mailbox(Generic[M]):
-    """First in, first out; at most ``capacity`` messages; one reader.
+    """First in, first out; at most ``capacity`` messages.
 
     Raises :class:`ValueError` if ``capacity`` is below one.
     """
 
-    __slots__ = ("_capacity", "_messages", "_reader")
+    __slots__ = ("_capacity", "_messages")
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f"a mailbox's capacity must be at least 1 message, not {capacity}")
         self._capacity = capacity
         self._messages: deque[M] = deque()
-        self._reader: Task | None = None
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -41,8 +39,7 @@ class Mailbox(Generic[M]):
         return iter(self._messages)
 
     def __repr__(self) -> str:
-        state = "awaited" if self._reader is not None else "unattended"
-        return f"<Mailbox {len(self._messages)} of {self._capacity}, {state}>"
+        return f"<Mailbox {len(self._messages)} of {self._capacity}>"
 
     @property
     def capacity(self) -> int:
@@ -51,7 +48,7 @@ class Mailbox(Generic[M]):
 
     @trio.lowlevel.enable_ki_protection
     def put_nowait(self, message: M, *, admitted: bool = False) -> None:
-        """Append ``message`` and wake the reader.
+        """Append ``message``.
 
         ``admitted`` ignores the bound: for work that was accepted in a former life and may not be refused any more.
         Raises :class:`MailboxFull` at capacity; then the message was not taken.
@@ -60,9 +57,6 @@ class Mailbox(Generic[M]):
         if len(messages) >= self._capacity and not admitted:
             raise MailboxFull(f"the mailbox is full: {len(messages)} of {self._capacity} messages wait")
         messages.append(message)
-        if self._reader is not None:
-            trio.lowlevel.reschedule(self._reader)
-            self._reader = None
 
     def peek(self, most: int) -> list[M]:
         """Return up to ``most`` messages, oldest first. They stay in the mailbox until :meth:`drop`."""
@@ -81,22 +75,3 @@ class Mailbox(Generic[M]):
             raise ValueError(f"can't drop {count} messages of {len(messages)}")
         for _ in range(count):
             messages.popleft()
-
-    async def wait_for_message(self) -> None:
-        """Wait until there is a message; return at once (after a checkpoint) if there is one.
-
-        Cancellation leaves every message in the mailbox. Raises :class:`trio.BusyResourceError` if another task waits
-        already: a mailbox has one reader.
-        """
-        if self._reader is not None:
-            raise trio.BusyResourceError("another task waits for this mailbox's messages")
-        if self._messages:
-            await trio.lowlevel.checkpoint()
-            return
-        self._reader = trio.lowlevel.current_task()
-
-        def abort(_: RaiseCancelT) -> Abort:
-            self._reader = None
-            return Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)

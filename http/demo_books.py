@@ -14,7 +14,7 @@ from transfer_engine.engine.audit import AuditReport, audit
 from transfer_engine.engine.backends import open_backends
 from transfer_engine.engine.ledger.paging import account_pages, transfer_pages
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
-from transfer_engine.engine.legs import TOMBSTONE_CODE, LedgerBody, owner_of
+from transfer_engine.engine.legs import LedgerBody, owner_of
 from transfer_engine.engine.records.paging import record_pages
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.services.registry import ServiceRegistry
@@ -38,7 +38,6 @@ class LedgerSide(msgspec.Struct):
     held_at: int = 0
     posts: int = 0
     voids: int = 0
-    is_tombstone: bool = False
 
 
 class Books(msgspec.Struct, frozen=True):
@@ -144,8 +143,6 @@ def _enter(side: LedgerSide, transfer: Transfer) -> None:
         side.posts += 1
     elif flags & _VOID:
         side.voids += 1
-    elif transfer.code == TOMBSTONE_CODE:
-        side.is_tombstone = True
 
 
 async def _accounts(ledger: Ledger) -> list[Account]:

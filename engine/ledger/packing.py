@@ -31,7 +31,6 @@ from transfer_engine.engine.ledger.wire import (
 )
 
 EVENT_BYTES: Final = 128
-RESULT_BYTES: Final = 16
 
 _TRANSFER: Final = struct.Struct("<16s16s16s16s16s16sQIIIHHQ")
 _ACCOUNT: Final = struct.Struct("<16s16s16s16s16s16sQI4xIHHQ")

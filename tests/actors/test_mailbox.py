@@ -1,6 +1,4 @@
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
 
 from transfer_engine.actors import Mailbox, MailboxFull
 
@@ -46,56 +44,3 @@ def test_no_more_can_be_dropped_than_there_is(count):
 def test_a_capacity_below_one_is_refused():
     with pytest.raises(ValueError, match="capacity"):
         Mailbox(0)
-
-
-async def test_a_reader_is_woken_once_however_many_messages_come():
-    mailbox = Mailbox(10)
-    woken = []
-
-    async def reader():
-        await mailbox.wait_for_message()
-        woken.append(mailbox.peek(10))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader)
-        await wait_all_tasks_blocked()
-        assert "awaited" in repr(mailbox)
-        mailbox.put_nowait(1)
-        mailbox.put_nowait(2)
-    assert woken == [[1, 2]]
-
-
-async def test_waiting_returns_at_once_if_there_is_a_message_but_lets_others_run():
-    mailbox = Mailbox(10)
-    mailbox.put_nowait(1)
-    with trio.testing.assert_checkpoints():
-        await mailbox.wait_for_message()
-
-
-async def test_a_cancelled_reader_loses_nothing_and_another_may_wait():
-    mailbox = Mailbox(10)
-    with trio.move_on_after(0):
-        await mailbox.wait_for_message()
-    mailbox.put_nowait(1)
-    await mailbox.wait_for_message()
-    assert mailbox.peek(1) == [1]
-
-
-async def test_a_reader_that_is_cancelled_as_it_is_woken_leaves_the_message():
-    mailbox = Mailbox(10)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(mailbox.wait_for_message)
-        await wait_all_tasks_blocked()
-        mailbox.put_nowait(1)
-        nursery.cancel_scope.cancel()
-    assert mailbox.peek(1) == [1]
-
-
-async def test_a_second_reader_is_refused():
-    mailbox = Mailbox(10)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(mailbox.wait_for_message)
-        await wait_all_tasks_blocked()
-        with pytest.raises(trio.BusyResourceError):
-            await mailbox.wait_for_message()
-        mailbox.put_nowait(1)
