@@ -96,18 +96,15 @@ class Coordinator:
         scanner. Run again after a crash or cancellation it goes on with those that had not got so far.
         """
         queued = [transfer for transfer in transfers if transfer.custody is Custody.QUEUED]
-        if not self._may_ask():
-            self._turn_away(queued)
-            return
+        if not self._lease.is_held:
+            queued = await self._sit_out(self._turn_away(queued))
         to_journal = [transfer for transfer in queued if not transfer.is_journaled]
         if to_journal:
             crash_points.reach("before_intent")
             await self._recorder.journal(to_journal)
             crash_points.reach("after_intent")
-        if not self._may_ask():
-            # Whoever adopts this shard may have read it before the last of these appends: they ask nobody anything.
-            self._turn_away(queued)
-            return
+        if not self._lease.is_held:
+            queued = await self._sit_out(queued)
         queued = await self._with_accounts(queued)
         if not queued:
             return
@@ -131,19 +128,33 @@ class Coordinator:
         for transfer, hold in to_cores:
             await self._reach_core_in_order(transfer, hold)
 
-    def _may_ask(self) -> bool:
-        return self._lease.is_held
-
-    def _turn_away(self, queued: list[OpenTransfer]) -> None:
-        """Let transfers go for which nothing may be asked now: those without any trace are refused.
+    def _turn_away(self, queued: list[OpenTransfer]) -> list[OpenTransfer]:
+        """Refuse transfers that have left no trace while nothing may be asked; return the others.
 
         A trace is an append that was attempted, or a caller who was told `pending`.
         """
+        left = []
         for transfer in queued:
             if transfer.is_journaled or transfer.bucket is not None or transfer.is_promised:
-                transfer.leave(self._lease.not_held_because)
+                left.append(transfer)
             else:
                 self._endings.turn_away(transfer, f"{self._lease.not_held_because}: try again elsewhere")
+        return left
+
+    async def _sit_out(self, queued: list[OpenTransfer]) -> list[OpenTransfer]:
+        """Wait for the end of a lapse, in the queue: what comes later may not overtake. Return those to go on with.
+
+        Their callers are answered. A claim that is lost leaves none to go on with: whoever adopts this shard may have
+        read it before the last of their appends, so they ask nobody anything.
+        """
+        for transfer in queued:
+            transfer.trouble(self._lease.not_held_because)
+            transfer.release()
+        if queued and await self._lease.until_held():
+            return queued
+        for transfer in queued:
+            transfer.leave(self._lease.not_held_because)
+        return []
 
     async def drive(self, transfer: OpenTransfer) -> None:
         """Drive one transfer from the top as far as it goes now.

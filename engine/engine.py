@@ -290,10 +290,10 @@ class Engine:
             return ResolutionReport(
                 req_id=UUID(int=number), state=record.state.value, steps=[f"it is {record.state.value} already"]
             )
-        if transfer.custody is not Custody.WAITING:
-            raise Overloaded(RefusalCode.OVERLOADED, "the transfer is being driven right now: try again in a moment")
         if not self._parts.lease.is_held:
             raise Overloaded(RefusalCode.UNAVAILABLE, f"{self._parts.lease.not_held_because}: try again later")
+        if transfer.custody is not Custody.WAITING:
+            raise Overloaded(RefusalCode.OVERLOADED, "the transfer is being driven right now: try again in a moment")
         done = trio.Event()
         reports: list[ResolutionReport] = []
 

@@ -29,6 +29,7 @@ class Lease:
         self._lease_s = lease_ms / 1000
         self._until = float("-inf")
         self._lost: ClaimLost | None = None
+        self._changed = trio.Event()
         self.lost = trio.Event()
 
     def __repr__(self) -> str:
@@ -61,10 +62,19 @@ class Lease:
         if trio.current_time() >= self._until:
             raise LeaseLapsed(self.not_held_because)
 
+    async def until_held(self) -> bool:
+        """Wait for the end of a lapse; False if the claim is lost instead. Cancellation leaves nothing behind."""
+        while not self.is_held:
+            if self._lost is not None:
+                return False
+            await self._changed.wait()
+        return True
+
     def renew(self, sent_at: float) -> None:
         """A heartbeat that was sent at ``sent_at`` (trio's clock) has succeeded; an older one changes nothing."""
         if self._lost is None:
             self._until = max(self._until, sent_at + self._lease_s)
+            self._tell()
 
     def lose(self, error: ClaimLost) -> None:
         """Another engine has claimed the node: nothing may be asked any more."""
@@ -72,3 +82,8 @@ class Lease:
             self._lost = error
             self._until = float("-inf")
             self.lost.set()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

@@ -181,3 +181,32 @@ async def test_a_claim_that_is_lost_in_a_graceful_stop_is_no_error(world: World)
     async with world.engine() as engine:
         await world.heal(engine)
     await world.check()
+
+
+async def test_a_lapse_lets_no_transfer_overtake_those_of_its_user_that_came_before(world: World) -> None:
+    """Their intents were on the way when it began; those that follow are accepted as soon as it is over."""
+    async with world.engine(deadline_ms=1_000) as engine, trio.open_nursery() as nursery:
+        await world.ask(engine, "funding", "trading", amount=1)
+        append = world.wire.stop("intent", after=True)
+        for number in range(3):
+            nursery.start_soon(partial(world.ask, engine, "funding", "trading", key=f"early {number}", amount=1))
+        await append.reached.wait()
+        stop_beating(world)
+        await trio.sleep(15)
+        append.released.set()
+        await trio.sleep(1)
+        beat_again(world)
+        while not (await engine.readiness()).ready:  # noqa: ASYNC110  the heartbeat's doing, a while away
+            await trio.sleep(0.01)
+        for number in range(3):
+            nursery.start_soon(partial(world.ask, engine, "funding", "trading", key=f"late {number}", amount=1))
+        await trio.sleep(60)
+        await world.heal(engine)
+    early, late = (
+        [told.outcome.req_id.int for told in world.told if str(told.asked["idempotency_key"]).startswith(word)]
+        for word in ("early", "late")
+    )
+    held = [entry.req_id for entry in world.wire.log if entry.name == "hold"]
+    assert {told.outcome.status for told in world.told[1:4]} == {TransferStatus.PENDING}
+    assert max(held.index(req_id) for req_id in early) < min(held.index(req_id) for req_id in late)
+    await world.check()
