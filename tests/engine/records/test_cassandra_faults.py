@@ -294,10 +294,12 @@ async def test_a_cancelled_wait_leaves_the_store_usable(
     async with open_quietly(settings.model_copy(update={"concurrency": 3})) as cancelled:
         server.pause()
         try:
-            with trio.move_on_after(0.2):
-                async with trio.open_nursery() as nursery:
-                    for number in range(20):
-                        nursery.start_soon(cancelled.write, [], [record(number, "init")])
+            async with trio.open_nursery() as nursery:
+                for number in range(20):
+                    nursery.start_soon(cancelled.write, [], [record(number, "init")])
+                while cancelled.statistics().waiting < 17:  # noqa: ASYNC110  the other three are sent
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
             statistics = cancelled.statistics()
             assert (statistics.in_flight, statistics.waiting, statistics.given_up) == (3, 0, 20)
         finally:
