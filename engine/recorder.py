@@ -23,8 +23,8 @@ Result = TypeVar("Result")
 ROWS_IN_FLUSH_MOST: Final = 4_096
 """Bounds how long the first row of a flush waits for the last one's, and a flush's memory: about 2 MiB."""
 
-SHARE_LEAST: Final = 64
-"""What waits is shared out among the flushes that may start, in parts no smaller than this: a request has its price."""
+SHARE_LEAST: Final = 1_024
+"""What waits is shared out among the flushes that may start, in parts no smaller than this; why, the submitter says."""
 
 
 class _Row:
