@@ -17,8 +17,11 @@ from transfer_engine.engine.legs import new_account
 from transfer_engine.engine.verdicts import ACKNOWLEDGED_ACCOUNT
 
 EVENTS_IN_SHARE_LEAST: Final = 4_096
-"""What waits is shared out among the submissions that may start, in parts no smaller than this: a thousand transfers that
-go their way together cost a fifth less CPU each than three hundred do, in this process and in the servers."""
+"""What waits is shared out among the submissions that may start, in parts no smaller than this.
+
+A thousand transfers that go their way together cost a fifth less CPU each than three hundred do, in this process and
+in the servers.
+"""
 
 Event = TypeVar("Event")
 Result = TypeVar("Result")
