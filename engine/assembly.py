@@ -171,6 +171,7 @@ async def _stop_when_lost(engine: Engine, parts: Parts, body: trio.CancelScope) 
 
 def _let_callers_go(engine: Engine, parts: Parts) -> None:
     engine.begin_shutdown()
+    parts.deadlines.close()
     for transfer in parts.open_transfers:
         transfer.release()
 

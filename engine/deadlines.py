@@ -26,6 +26,7 @@ class Deadlines:
         self._deadline_s = deadline_ms / 1000
         self._tick_s = self._deadline_s / SWEEPS_IN_DEADLINE
         self._queue: deque[tuple[float, Waiter]] = deque()
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<Deadlines of {self._deadline_s:g} s: {len(self._queue)} callers, answered ones included>"
@@ -33,9 +34,9 @@ class Deadlines:
     async def wait(self, transfer: OpenTransfer, deadline_ms: int | None) -> None:
         """Wait until the transfer is answered, will not be soon, or the deadline is there (None: the engine's own).
 
-        Cancellation leaves the transfer as it is: the work goes on.
+        At once where it is closed. Cancellation leaves the transfer as it is: the work goes on.
         """
-        if transfer.answer is not None:
+        if transfer.answer is not None or self._is_closed:
             await trio.lowlevel.checkpoint()
         elif deadline_ms is None:
             waiter = transfer.new_waiter()
@@ -44,6 +45,12 @@ class Deadlines:
         else:
             with trio.move_on_after(deadline_ms / 1000):
                 await transfer.new_waiter().wait()
+
+    def close(self) -> None:
+        """Let everybody go who waits, and let nobody wait any more: the engine has ended, no answer will come."""
+        self._is_closed = True
+        while self._queue:
+            self._queue.popleft()[1].wake()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Sweep until cancelled; cancellation leaves the callers waiting, for the next run or for their answers."""

@@ -5,6 +5,7 @@ import trio
 
 from support.engines import FREEZING, PAIRS, World
 from support.memory_records import take_over
+from transfer_engine.engine.outcomes import Overloaded
 from transfer_engine.engine.services.simulated import Behaviour
 from transfer_engine.schema.transfers import TransferState, TransferStatus
 
@@ -97,4 +98,26 @@ async def test_users_that_are_touched_once_leave_nothing_behind(world: World) ->
         assert len(parts.submitter._known) <= 100
         assert len(parts.deadlines._queue) == 0
         assert statistics.ended == {"committed": users}
+    await world.check()
+
+
+@pytest.mark.parametrize("deadline_ms", [None, 60_000])
+@pytest.mark.parametrize("amount", [100, 200], ids=["joining", "contesting"])
+async def test_nobody_waits_for_an_engine_that_has_ended(world: World, amount: int, deadline_ms: int | None) -> None:
+    """A caller that still has the engine in its hand asks for a key that was under way at the end."""
+    with trio.CancelScope() as life:
+        async with world.engine() as engine, trio.open_nursery() as nursery:
+            stop = world.wire.stop("hold")
+            nursery.start_soon(lambda: world.ask(engine, "funding", "trading", key="key"))
+            await stop.reached.wait()
+            life.cancel()
+    with trio.move_on_after(120) as patience:
+        late = await world.ask(engine, "funding", "trading", key="key", amount=amount, deadline_ms=deadline_ms)
+    assert not patience.cancelled_caught
+    if amount == 100:
+        assert late.outcome.status is TransferStatus.PENDING
+    else:
+        assert isinstance(late.answer, Overloaded)
+    async with world.engine() as engine:
+        await world.heal(engine)
     await world.check()
