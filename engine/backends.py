@@ -1,7 +1,7 @@
 """Opens what an engine runs on, as its settings say: the services, the ledger, the record store.
 
-It owns the data directory's lock and the backends' lives. A cluster that is not there yet is waited for, and said to
-be: a ledger answers when it can, a record store is opened again and again. It never decides that one is gone for good.
+It owns the data directory's lock and the backends' lives. A cluster that can't be found yet is looked for again
+and again, and said to be. It never decides that one is gone for good.
 """
 
 import os
@@ -67,14 +67,12 @@ async def open_backends(
         stack.enter_context(_locked(settings))
         registry = await _open_services(stack, settings, cores)
         # A file that can't be opened will not be by waiting; a cluster that is not there yet will.
-        if opening is None or settings.ledger == "embedded":
-            ledger = await stack.enter_async_context(_ledger(settings))
-        else:
-            ledger = await _open_patiently(stack, "ledger", lambda: _ledger(settings), opening)
-        if opening is None or settings.records == "sqlite":
-            records = await stack.enter_async_context(_records(settings))
-        else:
-            records = await _open_patiently(stack, "record store", lambda: _records(settings), opening)
+        ledger = await _open(
+            stack, "ledger", lambda: _ledger(settings), None if settings.ledger == "embedded" else opening
+        )
+        records = await _open(
+            stack, "record store", lambda: _records(settings), None if settings.records == "sqlite" else opening
+        )
         yield registry, ledger, records
 
 
@@ -101,21 +99,27 @@ def _records(settings: Settings) -> AbstractAsyncContextManager[RecordStore]:
     return open_cassandra_records(settings.cassandra)
 
 
-async def _open_patiently(
-    stack: AsyncExitStack, what: str, open_it: Callable[[], AbstractAsyncContextManager[Backend]], opening: Opening
+async def _open(
+    stack: AsyncExitStack,
+    what: str,
+    open_it: Callable[[], AbstractAsyncContextManager[Backend]],
+    opening: Opening | None,
 ) -> Backend:
-    """Open a cluster's client, again and again until the cluster can be found."""
+    """Open a backend; with ``opening``, again and again until it can be found."""
     backoff, attempt = Backoff(), 0
     while True:
         try:
             backend = await stack.enter_async_context(open_it())
         except (LedgerUnavailable, RecordsUnavailable) as error:
+            if opening is None:
+                raise
             attempt += 1
             opening.waits_for = f"the {what}: {error}"
             _log.warning("waiting_for_backend", backend=what, error=str(error), attempt=attempt)
             await backoff.sleep(attempt)
         else:
-            opening.waits_for = ""
+            if opening is not None:
+                opening.waits_for = ""
             return backend
 
 

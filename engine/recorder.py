@@ -44,7 +44,7 @@ class Recorder:
         store: where to write.
         journal: numbers the blobs.
         alerts: told of faults.
-        ended: called for each transfer whose last row is durable, synchronously, in order.
+        ended: called for each transfer whose last row is durable, synchronously; between flushes in any order.
         clock_ms: the wall clock (Unix ms), for the times of states in between.
         waiting_most: intents, and rows, that may wait.
         flushes_most: writes of each kind in flight at a time.
