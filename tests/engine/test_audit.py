@@ -6,18 +6,41 @@ from uuid import UUID
 import msgspec
 import pytest
 import trio
-from tigerbeetle import Account, AccountFlags, Transfer, TransferFlags
+from tigerbeetle import Account, AccountFlags, TransferFlags
 
 from support.engines import DIRECT, FREEZING, PAIRS, World
+from support.forgeries import (
+    FUNDING,
+    LIES,
+    TRADING,
+    a_committed_row_turns_into_failed,
+    a_committed_row_turns_into_rolled_back,
+    a_hold_is_under_another_leg,
+    a_leg_is_not_of_the_transfer_that_it_names,
+    a_refused_row_turns_into_committed,
+    a_refused_row_turns_into_rolled_back,
+    a_rolled_back_row_turns_into_committed,
+    a_row,
+    a_row_has_another_bodys_fingerprint,
+    a_row_is_lost,
+    a_row_of_a_rollback_is_lost,
+    a_row_of_nobody_is_committed,
+    a_row_says_an_unknown_service,
+    a_row_says_another_amount,
+    a_row_says_another_target,
+    a_row_says_another_user,
+    a_row_stays_in_between,
+    a_tombstone_moves_money,
+    leg,
+    replace,
+    send,
+)
 from transfer_engine.engine.audit import FINDINGS_MOST, AuditReport, audit
 from transfer_engine.engine.legs import account_id
 from transfer_engine.engine.services.simulated import Behaviour, CoreOperation
-from transfer_engine.schema.ids import keyed_req_id
-from transfer_engine.schema.transfers import TransferRecord, TransferState
+from transfer_engine.schema.transfers import TransferState
 
-FUNDING, TRADING = account_id(1, 1, 2), account_id(1, 1, 3)
 OUTSIDE = account_id(0, 1, 1)
-LIES = keyed_req_id("", "transfer", "of nobody")
 
 
 async def look(world: World, *, is_healed: bool = True) -> AuditReport:
@@ -38,59 +61,7 @@ async def busy(world: World) -> World:
     return world
 
 
-def a_row(world: World, state: TransferState, source: str | None = None) -> TransferRecord:
-    return next(row for row in world.records.rows.values() if row.state is state and source in {None, row.source})
-
-
-def replace(world: World, row: TransferRecord, **changes: object) -> None:
-    world.records.rows[row.req_id.int] = msgspec.structs.replace(row, **changes)
-
-
-async def send(world: World, *events: Transfer) -> None:
-    for answer in await world.ledger.create_transfers(events):
-        assert answer.status.name == "CREATED", answer
-
-
-def leg(number: int, **fields: object) -> Transfer:
-    return Transfer(
-        **{"id": LIES | number, "user_data_128": LIES, "debit_account_id": FUNDING, "credit_account_id": TRADING,
-           "amount": 10, "ledger": 1, "code": 1} | fields
-    )  # fmt: skip
-
-
 # One function for each way in which the books can be wrong, and the invariant that it breaks.
-
-
-async def a_row_is_lost(world: World) -> None:
-    del world.records.rows[a_row(world, TransferState.COMMITTED).req_id.int]
-
-
-async def a_row_of_a_rollback_is_lost(world: World) -> None:
-    del world.records.rows[a_row(world, TransferState.ROLLED_BACK).req_id.int]
-
-
-async def a_committed_row_turns_into_failed(world: World) -> None:
-    replace(world, a_row(world, TransferState.COMMITTED), state=TransferState.FAILED)
-
-
-async def a_committed_row_turns_into_rolled_back(world: World) -> None:
-    replace(world, a_row(world, TransferState.COMMITTED), state=TransferState.ROLLED_BACK)
-
-
-async def a_rolled_back_row_turns_into_committed(world: World) -> None:
-    replace(world, a_row(world, TransferState.ROLLED_BACK), state=TransferState.COMMITTED)
-
-
-async def a_refused_row_turns_into_committed(world: World) -> None:
-    replace(world, a_row(world, TransferState.FAILED, "funding"), state=TransferState.COMMITTED)
-
-
-async def a_refused_row_turns_into_rolled_back(world: World) -> None:
-    replace(world, a_row(world, TransferState.FAILED, "funding"), state=TransferState.ROLLED_BACK)
-
-
-async def a_row_stays_in_between(world: World) -> None:
-    replace(world, a_row(world, TransferState.COMMITTED), state=TransferState.TARGET_PENDING)
 
 
 async def a_row_of_nothing_stays_in_between(world: World) -> None:
@@ -98,36 +69,10 @@ async def a_row_of_nothing_stays_in_between(world: World) -> None:
     replace(world, row, state=TransferState.SOURCE_PENDING)
 
 
-async def a_row_says_another_amount(world: World) -> None:
-    row = a_row(world, TransferState.COMMITTED)
-    replace(world, row, amount=row.amount + 1)
-
-
-async def a_row_says_another_user(world: World) -> None:
-    replace(world, a_row(world, TransferState.COMMITTED, "funding"), user_id=77)
-
-
 async def a_row_between_cores_says_another_user(world: World) -> None:
     """Their accounts in the ledger are everybody's: only the fingerprint tells."""
     row = next(row for row in world.records.rows.values() if {row.source, row.target} == {FREEZING, DIRECT})
     replace(world, row, user_id=77)
-
-
-async def a_row_says_another_target(world: World) -> None:
-    replace(world, a_row(world, TransferState.COMMITTED, "funding"), target="funding")
-
-
-async def a_row_says_an_unknown_service(world: World) -> None:
-    replace(world, a_row(world, TransferState.COMMITTED), source="nowhere")
-
-
-async def a_row_has_another_bodys_fingerprint(world: World) -> None:
-    replace(world, a_row(world, TransferState.COMMITTED), fingerprint=1)
-
-
-async def a_row_of_nobody_is_committed(world: World) -> None:
-    row = a_row(world, TransferState.COMMITTED)
-    world.records.rows[LIES] = msgspec.structs.replace(row, req_id=UUID(int=LIES))
 
 
 async def a_hold_stays_open(world: World) -> None:
@@ -150,10 +95,6 @@ async def somebody_moves_money_past_the_engine(world: World) -> None:
     await send(world, leg(0, user_data_128=LIES))
 
 
-async def a_leg_is_not_of_the_transfer_that_it_names(world: World) -> None:
-    await send(world, leg(1, user_data_128=LIES + 16, flags=TransferFlags.PENDING))
-
-
 async def a_post_takes_a_part(world: World) -> None:
     await send(
         world,
@@ -171,14 +112,6 @@ async def a_post_is_of_another_transfers_hold(world: World) -> None:
             flags=TransferFlags.POST_PENDING_TRANSFER,
         ),
     )  # fmt: skip
-
-
-async def a_hold_is_under_another_leg(world: World) -> None:
-    await send(world, leg(5, flags=TransferFlags.PENDING))
-
-
-async def a_tombstone_moves_money(world: World) -> None:
-    await send(world, leg(1, code=2))
 
 
 async def a_users_account_goes_below_zero(world: World) -> None:
