@@ -10,10 +10,10 @@ from functools import partial
 from typing import Final
 
 import msgspec
-from tigerbeetle import QueryFilter, QueryFilterFlags
 
 from transfer_engine.benchmarks.asking import until_answered
 from transfer_engine.benchmarks.loops import AMOUNT, ASSET_ID
+from transfer_engine.engine.ledger.paging import every_one
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.legs import account_id
 from transfer_engine.engine.records.protocol import RecordStore
@@ -33,18 +33,7 @@ class Holdings(msgspec.Struct, frozen=True):
 
 async def are_empty(ledger: Ledger, records: RecordStore) -> bool:
     """Tell whether nothing was ever written: then everything in the books will be the run's own."""
-    query = QueryFilter(
-        user_data_128=0,
-        user_data_64=0,
-        user_data_32=0,
-        ledger=0,
-        code=0,
-        timestamp_min=0,
-        timestamp_max=0,
-        limit=1,
-        flags=QueryFilterFlags.NONE,
-    )
-    return not await ledger.query_transfers(query) and not (await records.scan_records(limit=1)).records
+    return not await ledger.query_transfers(every_one(limit=1)) and not (await records.scan_records(limit=1)).records
 
 
 async def holdings(ledger: Ledger, registry: ServiceRegistry, users: range) -> Holdings:

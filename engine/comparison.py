@@ -12,8 +12,9 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from tigerbeetle import QueryFilter, QueryFilterFlags, Transfer
+from tigerbeetle import Transfer
 
+from transfer_engine.engine.ledger.paging import every_one
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.reconciliation import (
     Difference,
@@ -69,19 +70,7 @@ class Comparison:
         self, *, from_ns: int = 0, to_ns: int = 0, limit: int, is_reversed: bool = False
     ) -> list[Transfer]:
         """Return ledger transfers by timestamp; 0 is no bound."""
-        return await self._ledger.query_transfers(
-            QueryFilter(
-                user_data_128=0,
-                user_data_64=0,
-                user_data_32=0,
-                ledger=0,
-                code=0,
-                timestamp_min=from_ns,
-                timestamp_max=to_ns,
-                limit=limit,
-                flags=QueryFilterFlags.REVERSED if is_reversed else QueryFilterFlags.NONE,
-            )
-        )
+        return await self._ledger.query_transfers(every_one(from_ns, to_ns, limit=limit, is_reversed=is_reversed))
 
     async def row_page(self, position: int | None, *, limit: int) -> RecordPage:
         """Return rows in the store's own order; see :meth:`RecordStore.scan_records`."""

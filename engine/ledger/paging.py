@@ -14,7 +14,7 @@ async def transfer_pages(ledger: Ledger) -> AsyncGenerator[list[Transfer], None]
         LedgerUnavailable: the ledger did not answer.
     """
     after = 0
-    while page := await ledger.query_transfers(_from(after)):
+    while page := await ledger.query_transfers(every_one(after)):
         yield page
         after = page[-1].timestamp + 1
 
@@ -22,12 +22,15 @@ async def transfer_pages(ledger: Ledger) -> AsyncGenerator[list[Transfer], None]
 async def account_pages(ledger: Ledger) -> AsyncGenerator[list[Account], None]:
     """Yield every account of the ledger; otherwise as :func:`transfer_pages`."""
     after = 0
-    while page := await ledger.query_accounts(_from(after)):
+    while page := await ledger.query_accounts(every_one(after)):
         yield page
         after = page[-1].timestamp + 1
 
 
-def _from(timestamp_min: int) -> QueryFilter:
+def every_one(
+    timestamp_min: int = 0, timestamp_max: int = 0, *, limit: int = BATCH_EVENTS_MAX, is_reversed: bool = False
+) -> QueryFilter:
+    """Return the filter of whatever there is between two timestamps (ns, 0: no bound), at most ``limit`` of it."""
     return QueryFilter(
         user_data_128=0,
         user_data_64=0,
@@ -35,7 +38,7 @@ def _from(timestamp_min: int) -> QueryFilter:
         ledger=0,
         code=0,
         timestamp_min=timestamp_min,
-        timestamp_max=0,
-        limit=BATCH_EVENTS_MAX,
-        flags=QueryFilterFlags.NONE,
+        timestamp_max=timestamp_max,
+        limit=limit,
+        flags=QueryFilterFlags.REVERSED if is_reversed else QueryFilterFlags.NONE,
     )
