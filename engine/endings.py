@@ -186,6 +186,7 @@ class Endings:
             TransferOutcome(
                 req_id=transfer.uuid,
                 status=STATUS_OF_STATE[record.state],
+                state=record.state,
                 message=record.error or None,
                 replayed=True,
             ),

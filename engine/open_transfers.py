@@ -192,7 +192,11 @@ class OpenTransfer:
         self.is_promised = True
         message = f"{PENDING_MESSAGE}: {self.error}" if self.error else PENDING_MESSAGE
         return TransferOutcome(
-            req_id=self.uuid, status=TransferStatus.PENDING, message=message, replayed=self.is_replay
+            req_id=self.uuid,
+            status=TransferStatus.PENDING,
+            state=self.state,
+            message=message,
+            replayed=self.is_replay,
         )
 
     def final_outcome(self) -> TransferOutcome:
@@ -200,6 +204,7 @@ class OpenTransfer:
         return TransferOutcome(
             req_id=self.uuid,
             status=STATUS_OF_STATE[self.state],
+            state=self.state,
             message=self.error or None,
             replayed=self.is_replay,
         )

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from transfer_engine.schema.transfers import TransferStatus
+from transfer_engine.schema.transfers import TransferState, TransferStatus
 
 
 class TransferOutcome(msgspec.Struct, frozen=True):
@@ -14,10 +14,12 @@ class TransferOutcome(msgspec.Struct, frozen=True):
 
     ``pending`` means that the work goes on: ask again by ``req_id``, or with the same key. ``message`` says why a
     transfer failed or is pending. ``replayed`` is true where the answer had been given before, for the same key.
+    ``state`` says how far it had got.
     """
 
     req_id: UUID
     status: TransferStatus
+    state: TransferState
     message: str | None = None
     replayed: bool = False
 

@@ -58,9 +58,10 @@ class MainDoor(QuartTrio):
         await super().asgi_app(scope, receive, send)
 
     async def _answer(self, scope: HTTPScope, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        content_type = b""
+        content_type = accept = traceparent = b""
         content_length = 0
         keys: tuple[bytes, ...] = ()
+        authorization: tuple[bytes, ...] = ()
         for name, value in scope["headers"]:
             if name == b"content-type":
                 content_type = value
@@ -68,6 +69,12 @@ class MainDoor(QuartTrio):
                 content_length = int(value)  # hypercorn has refused what is no number
             elif name == b"idempotency-key":
                 keys = (*keys, value)
+            elif name == b"authorization":
+                authorization = (*authorization, value)
+            elif name == b"accept":
+                accept = value
+            elif name == b"traceparent":
+                traceparent = value
         try:
             if content_length > self._body_bytes_most:
                 raise self._too_large()
@@ -79,7 +86,20 @@ class MainDoor(QuartTrio):
             rejected = error if isinstance(error, Rejected) else self._too_slow()
             await self._refuse(rejected, path, receive, send)
             return
-        await _send(send, await self._api.answer(Request(scope["method"], path, body, content_type, keys)))
+        client = scope["client"]
+        request = Request(
+            scope["method"],
+            path,
+            body,
+            content_type,
+            keys,
+            scope["query_string"],
+            accept,
+            authorization,
+            traceparent,
+            client[0] if client is not None else "",
+        )
+        await _send(send, await self._api.answer(request))
 
     async def _read(self, receive: ASGIReceiveCallable) -> bytes:
         body = b""

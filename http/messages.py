@@ -6,6 +6,10 @@ import msgspec
 
 JSON: Final = b"application/json"
 PROBLEM_JSON: Final = b"application/problem+json"
+NDJSON: Final = b"application/x-ndjson"
+
+Headers = tuple[tuple[bytes, bytes], ...]
+"""Names in lower case, and values."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -17,6 +21,11 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         body: whole; the door has bounded it.
         content_type: the header's value, empty where there is none.
         idempotency_keys: the values of every ``Idempotency-Key`` header, in order.
+        query: the raw query string, without the question mark.
+        accept: the header's value, empty where there is none.
+        authorization: the values of every ``Authorization`` header, in order.
+        traceparent: the header's value (W3C Trace Context), empty where there is none.
+        peer: the client's address, without port.
     """
 
     method: str
@@ -24,6 +33,11 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     body: bytes = b""
     content_type: bytes = b""
     idempotency_keys: tuple[bytes, ...] = ()
+    query: bytes = b""
+    accept: bytes = b""
+    authorization: tuple[bytes, ...] = ()
+    traceparent: bytes = b""
+    peer: str = ""
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
@@ -32,4 +46,4 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     status: int
     body: bytes
     media_type: bytes = JSON
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers = ()

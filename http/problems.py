@@ -8,7 +8,7 @@ import msgspec
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode, Refused
 from transfer_engine.engine.records.protocol import RecordsUnavailable
-from transfer_engine.http.messages import PROBLEM_JSON, Response
+from transfer_engine.http.messages import PROBLEM_JSON, Headers, Response
 from transfer_engine.schema.transfers import TransferStatus
 from transfer_engine.schema.wire import ProblemDetails
 
@@ -33,6 +33,8 @@ class ProblemCode(enum.StrEnum):
     BODY_TOO_SLOW = "body_too_slow"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    UNAUTHENTICATED = "unauthenticated"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 
@@ -52,6 +54,8 @@ STATUS_OF_PROBLEM: Final = {
     ProblemCode.BODY_TOO_SLOW: 408,
     ProblemCode.BODY_TOO_LARGE: 413,
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ProblemCode.UNAUTHENTICATED: 401,
+    ProblemCode.INSUFFICIENT_SCOPE: 403,
     ProblemCode.UNAVAILABLE: 503,
     ProblemCode.INTERNAL: 500,
 }
@@ -84,7 +88,7 @@ class Rejected(Exception):
         detail: str,
         *,
         field: str | None = None,
-        headers: tuple[tuple[bytes, bytes], ...] = (),
+        headers: Headers = (),
     ) -> None:
         super().__init__(detail)
         self.code = code
@@ -113,7 +117,7 @@ class Problem(msgspec.Struct, frozen=True):
     retryable: bool = False
     outcome_is_known: bool = True
     """Whether nothing moved and nothing will; otherwise a transfer's ``status`` must not be ``failed``."""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers = ()
 
     def response(self, flavour: Flavour) -> Response:
         """Return the answer, with the members that the route's clients look for."""

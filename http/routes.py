@@ -4,19 +4,24 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
+from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import Request, Response
 from transfer_engine.http.problems import Flavour
 
-Handler = Callable[[Request, Sequence[str]], Awaitable[Response]]
+Handler = Callable[[Request, Caller, Sequence[str]], Awaitable[Response]]
+"""From a request, who asks, and the path's parameters to an answer."""
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One endpoint: what it is called, whether it takes a JSON body, and who answers."""
+    """One endpoint: what it is called, who may use it, what body it takes, and who answers."""
 
     method: str
     template: str
     handler: Handler
-    takes_body: bool = False
+    scope: Scope | None
+    """What a token must allow; None where nobody has to say who he is."""
+    body_types: tuple[bytes, ...] = ()
+    """The media types of the body that it takes, if it takes one."""
     flavour: Flavour = Flavour.PLAIN
     is_keyed: bool = False
     """Whether it takes an ``Idempotency-Key``."""

@@ -2,21 +2,22 @@ from collections.abc import Sequence
 
 import pytest
 
+from transfer_engine.http.identity import Caller
 from transfer_engine.http.messages import Request, Response
 from transfer_engine.http.routes import Route, RouteTable
 
 
-async def nothing(_request: Request, _parameters: Sequence[str]) -> Response:
+async def nothing(_request: Request, _caller: Caller, _parameters: Sequence[str]) -> Response:
     return Response(200, b"")
 
 
 TABLE = RouteTable(
     [
-        Route("GET", "/health", nothing),
-        Route("POST", "/transfer", nothing, takes_body=True),
-        Route("GET", "/transfer/{req_id}", nothing),
-        Route("POST", "/transfer/{req_id}/resolve", nothing),
-        Route("GET", "/transfer/limits", nothing),
+        Route("GET", "/health", nothing, None),
+        Route("POST", "/transfer", nothing, None),
+        Route("GET", "/transfer/{req_id}", nothing, None),
+        Route("POST", "/transfer/{req_id}/resolve", nothing, None),
+        Route("GET", "/transfer/limits", nothing, None),
     ]
 )
 
@@ -48,4 +49,4 @@ def test_paths_that_are_not(path: str) -> None:
 
 def test_a_method_is_answered_once() -> None:
     with pytest.raises(ValueError, match="GET /health has two handlers"):
-        RouteTable([Route("GET", "/health", nothing), Route("GET", "/health", nothing)])
+        RouteTable([Route("GET", "/health", nothing, None), Route("GET", "/health", nothing, None)])
