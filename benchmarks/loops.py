@@ -10,8 +10,7 @@ import msgspec
 import trio
 
 from transfer_engine.benchmarks.measures import Latencies, LatencySummary, Meter, Usage, rss_mib
-from transfer_engine.engine import Engine, Refused
-from transfer_engine.engine.engine import EngineStatistics
+from transfer_engine.engine import Engine, EngineStatistics, Refused
 from transfer_engine.schema.transfers import TransferStatus
 
 AMOUNT: Final = 1

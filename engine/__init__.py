@@ -8,7 +8,8 @@ Embedders start here::
 
 from transfer_engine.engine.assembly import open_engine
 from transfer_engine.engine.backends import DataDirUnusable, Opening, open_backends
-from transfer_engine.engine.engine import Engine, EngineStatistics
+from transfer_engine.engine.callers import TransferOrder
+from transfer_engine.engine.engine import Engine
 from transfer_engine.engine.garbage import tune_garbage_collection
 from transfer_engine.engine.lives import NodeInUse
 from transfer_engine.engine.outcomes import (
@@ -24,6 +25,7 @@ from transfer_engine.engine.outcomes import (
     TransferNotFound,
     TransferOutcome,
 )
+from transfer_engine.engine.parts import EngineStatistics
 from transfer_engine.engine.settings import (
     AssetSettings,
     CassandraSettings,
@@ -56,6 +58,7 @@ __all__ = [
     "TigerBeetleSettings",
     "TlsSettings",
     "TransferNotFound",
+    "TransferOrder",
     "TransferOutcome",
     "TransferRecord",
     "TransferState",

@@ -10,11 +10,12 @@ from transfer_engine.actors import bounded_cleanup
 from transfer_engine.engine import crash_points
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.backends import Opening, open_backends
-from transfer_engine.engine.engine import Engine, Parts
+from transfer_engine.engine.engine import Engine
 from transfer_engine.engine.former_lives import Alone, FormerLives, LifeFile, Strangers
 from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.lives import begin_life
 from transfer_engine.engine.open_transfers import Custody
+from transfer_engine.engine.parts import Parts
 from transfer_engine.engine.patience import Patience
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.recovery import find_unfinished

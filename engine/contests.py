@@ -13,7 +13,11 @@ from transfer_engine.engine.open_transfers import OpenTransfer
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode
 
 
-class KeyContested(Exception):
+class Undecided(Exception):
+    """Whether a transfer is admitted can't be said at once: something must be waited for first."""
+
+
+class KeyContested(Undecided):
     """The key is under way with another body, and it is not known yet whether that one owns it."""
 
     def __init__(self, other: OpenTransfer) -> None:

@@ -7,11 +7,12 @@ with them: kept until they were due, they would be most of what the engine holds
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from transfer_engine.engine.open_transfers import OpenTransfer, Waiter
+from transfer_engine.engine.open_transfers import Listener, OpenTransfer, Waiter
 from transfer_engine.engine.outcomes import InvalidTransfer, RefusalCode
 
 SWEEPS_IN_DEADLINE: Final = 40
@@ -25,7 +26,7 @@ class Deadlines:
         self.deadline_ms = deadline_ms
         self._deadline_s = deadline_ms / 1000
         self._tick_s = self._deadline_s / SWEEPS_IN_DEADLINE
-        self._queue: deque[tuple[float, Waiter]] = deque()
+        self._queue: deque[tuple[float, Waiter | Listener]] = deque()
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -45,6 +46,16 @@ class Deadlines:
         else:
             with trio.move_on_after(deadline_ms / 1000):
                 await transfer.new_waiter().wait()
+
+    def listen(self, transfer: OpenTransfer, on_wake: Callable[[], None]) -> None:
+        """Have ``on_wake`` called, once, when :meth:`wait` with the engine's own deadline would return.
+
+        It is called from within other work, or right now: it must neither raise nor take long.
+        """
+        if transfer.answer is not None or self._is_closed:
+            on_wake()
+        else:
+            self._queue.append((trio.current_time() + self._deadline_s, transfer.new_listener(on_wake)))
 
     def close(self) -> None:
         """Let everybody go who waits, and let nobody wait any more: the engine has ended, no answer will come."""

@@ -1,6 +1,6 @@
 """The engine in process: what an embedder, a door or a benchmark holds in its hand."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -8,29 +8,12 @@ import msgspec
 import trio
 from tigerbeetle import Account
 
-from transfer_engine.actors import (
-    ActorPool,
-    GroupCommitStatistics,
-    PoolStatistics,
-    Scanner,
-    ScannerStatistics,
-    Supervisor,
-    SupervisorStatistics,
-)
-from transfer_engine.engine.admission import Admission
-from transfer_engine.engine.adoption import Adoption, AdoptionStatistics
-from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.audit import AuditReport, audit
-from transfer_engine.engine.completion import Completion
-from transfer_engine.engine.contests import admit_in_turn
-from transfer_engine.engine.deadlines import Deadlines, check_deadline
-from transfer_engine.engine.drives import Drives
-from transfer_engine.engine.heartbeat import Heartbeat
-from transfer_engine.engine.journal import Journal
-from transfer_engine.engine.leases import Lease
-from transfer_engine.engine.ledger.protocol import Ledger
+from transfer_engine.engine.callers import Answer, OnAnswer, TransferOrder
+from transfer_engine.engine.contests import Undecided, admit_in_turn
+from transfer_engine.engine.deadlines import check_deadline
 from transfer_engine.engine.legs import owner_of
-from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
+from transfer_engine.engine.open_transfers import Custody, OpenTransfer
 from transfer_engine.engine.outcomes import (
     Balance,
     InvalidTransfer,
@@ -44,70 +27,14 @@ from transfer_engine.engine.outcomes import (
     TransferNotFound,
     TransferOutcome,
 )
-from transfer_engine.engine.reconciler import Reconciler, ReconcilerStatistics
-from transfer_engine.engine.recorder import Recorder
-from transfer_engine.engine.records.protocol import HistoryPage, RecordStore
-from transfer_engine.engine.resolution import Resolver
+from transfer_engine.engine.parts import EngineStatistics, Parts
+from transfer_engine.engine.records.protocol import HistoryPage
 from transfer_engine.engine.services.protocol import ReportsBalances
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.services.simulated import SimulatedCore
 from transfer_engine.engine.settings import Settings
-from transfer_engine.engine.submitter import Submitter
 from transfer_engine.schema.ids import is_keyed
-from transfer_engine.schema.money import Asset
 from transfer_engine.schema.transfers import TransferRecord
-
-
-class EngineStatistics(msgspec.Struct, frozen=True):
-    """What the engine is doing and has done in this run."""
-
-    open_transfers: int
-    unsettled_intents: int
-    low_water_mark: int
-    drives_under_way: int
-    ended: dict[str, int]
-    """Transfers that ended, by their last state."""
-    replayed: int
-    """Requests that were answered by an earlier one's outcome."""
-    recovered: int
-    """Unfinished transfers of former lives that this life took up."""
-    adoption: AdoptionStatistics
-    alerts: dict[str, int]
-    users: PoolStatistics
-    submitter: GroupCommitStatistics
-    account_opener: GroupCommitStatistics
-    journal: GroupCommitStatistics
-    recorder: GroupCommitStatistics
-    scanner: ScannerStatistics
-    reconciler: ReconcilerStatistics
-    supervisor: SupervisorStatistics
-
-
-class Parts(msgspec.Struct, frozen=True):
-    """The parts that an engine is assembled from, see :mod:`transfer_engine.engine.wiring`."""
-
-    settings: Settings
-    assets: Mapping[int, Asset]
-    registry: ServiceRegistry
-    ledger: Ledger
-    records: RecordStore
-    open_transfers: OpenTransfers
-    journal: Journal
-    submitter: Submitter
-    recorder: Recorder
-    drives: Drives
-    pool: ActorPool[int, OpenTransfer]
-    scanner: Scanner
-    reconciler: Reconciler
-    adoption: Adoption
-    resolver: Resolver
-    admission: Admission
-    completion: Completion
-    deadlines: Deadlines
-    lease: Lease
-    heartbeat: Heartbeat
-    supervisor: Supervisor
-    alerts: Alerts
 
 
 class Engine:
@@ -168,20 +95,89 @@ class Engine:
             KeyReused: the key was used before with another body; nothing moved.
             Overloaded: no room, or no backend, now; nothing was taken.
         """
-        admission = self._parts.admission
-        admit = partial(
-            admission.admit,
-            scheme="transfer",
-            source=admission.service(source, "from"),
-            target=admission.service(target, "to"),
+        order = TransferOrder(
+            source=source,
+            target=target,
             user_id=user_id,
-            target_user_id=user_id if target_user_id is None else target_user_id,
             asset_id=asset_id,
             amount=amount,
-            key=idempotency_key,
+            target_user_id=target_user_id,
+            idempotency_key=idempotency_key,
             subject=subject,
         )
-        return await self._outcome(admit, deadline_ms)
+        return await self._outcome(partial(self._admit, order), deadline_ms)
+
+    def submit(self, order: TransferOrder, on_answer: OnAnswer) -> None:
+        """Begin a transfer, and have ``on_answer`` called with what became of it, once, at the latest at the deadline.
+
+        The same as :meth:`transfer` without a task that waits: for many transfers in flight. Transfers of one user
+        that are submitted one after the other are accepted in this order. ``on_answer`` gets the outcome, the refusal
+        that :meth:`transfer` would raise, or a fault; it may be called before this method returns.
+        """
+        callers = self._parts.callers
+        on_answer = callers.guarded(on_answer)
+        admit = partial(self._admit, order)
+        try:
+            transfer, is_joined = admit()
+        except Refused as refused:
+            on_answer(refused)
+        except Undecided:
+            callers.start(partial(self._submit_in_turn, admit, on_answer), on_answer)
+        else:
+            self._listen(transfer, on_answer, is_joined=is_joined)
+
+    async def transfer_many(self, orders: Sequence[TransferOrder]) -> list[TransferOutcome | Refused]:
+        """Move many amounts in one trip; return what became of each, in the order in which they were given.
+
+        One that is refused does not spoil the others. Those of one user are accepted in the order in which they were
+        given. Cancellation gives up waiting, and stops none of them.
+
+        Raises:
+            LedgerUnavailable, RecordsUnavailable: of one of them nothing is known; repeat all by the same keys.
+        """
+        answers: list[Answer | Exception | None] = [None] * len(orders)
+        left = len(orders)
+        is_answered = trio.Event()
+
+        def keep(index: int, answer: Answer | Exception) -> None:
+            nonlocal left
+            answers[index] = answer
+            left -= 1
+            if not left:
+                is_answered.set()
+
+        for index, order in enumerate(orders):
+            self.submit(order, partial(keep, index))
+        if orders:
+            await is_answered.wait()
+        outcomes: list[TransferOutcome | Refused] = []
+        for answer in answers:
+            if isinstance(answer, TransferOutcome | Refused):
+                outcomes.append(answer)
+            elif answer is not None:
+                raise answer
+        return outcomes
+
+    def _admit(self, order: TransferOrder) -> tuple[OpenTransfer, bool]:
+        admission = self._parts.admission
+        return admission.admit(
+            scheme="transfer",
+            source=admission.service(order.source, "from"),
+            target=admission.service(order.target, "to"),
+            user_id=order.user_id,
+            target_user_id=order.user_id if order.target_user_id is None else order.target_user_id,
+            asset_id=order.asset_id,
+            amount=order.amount,
+            key=order.idempotency_key,
+            subject=order.subject,
+        )
+
+    def _listen(self, transfer: OpenTransfer, on_answer: OnAnswer, *, is_joined: bool) -> None:
+        self._parts.deadlines.listen(transfer, lambda: on_answer(self._answer(transfer, is_joined=is_joined)))
+
+    async def _submit_in_turn(self, admit: Callable[[], tuple[OpenTransfer, bool]], on_answer: OnAnswer) -> None:
+        transfer, is_joined, _ = await admit_in_turn(admit, self._parts.deadlines, None)
+        self._listen(transfer, on_answer, is_joined=is_joined)
 
     async def credit(
         self,
@@ -219,11 +215,18 @@ class Engine:
         check_deadline(deadline_ms)
         transfer, is_joined, left_ms = await admit_in_turn(admit, self._parts.deadlines, deadline_ms)
         await self._parts.deadlines.wait(transfer, left_ms)
+        answer = self._answer(transfer, is_joined=is_joined)
+        if isinstance(answer, Refused):
+            raise answer
+        return answer
+
+    def _answer(self, transfer: OpenTransfer, *, is_joined: bool) -> TransferOutcome | Refused:
+        """Return what a caller of a transfer is told now."""
         answer = transfer.answer
+        if isinstance(answer, Refused):  # each caller gets a refusal of his own: a raised exception is changed
+            return type(answer)(answer.code, answer.message, field=answer.field)
         if answer is None:
             answer = transfer.pending_outcome()
-        elif isinstance(answer, Refused):
-            raise type(answer)(answer.code, answer.message, field=answer.field)
         if is_joined and not answer.replayed:
             answer = msgspec.structs.replace(answer, replayed=True)
         if answer.replayed:

@@ -4,7 +4,7 @@ An open transfer is served from here; everything about it that must survive a cr
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import trio
@@ -100,7 +100,7 @@ class OpenTransfer:
         self.is_quarantined = False
         self.crashes = 0
         self.answer: TransferOutcome | Refused | None = None
-        self._waiters: list[Waiter] = []
+        self._waiters: list[Waiter | Listener] = []
 
     def __repr__(self) -> str:
         return (
@@ -221,6 +221,12 @@ class OpenTransfer:
         for waiter in tuple(self._waiters):
             waiter.wake()
 
+    def new_listener(self, on_wake: Callable[[], None]) -> "Listener":
+        """Have ``on_wake`` called, once and synchronously, when the transfer is answered or released."""
+        listener = Listener(on_wake, self._waiters)
+        self._waiters.append(listener)
+        return listener
+
     def new_waiter(self) -> "Waiter":
         """Return a place for the running task to wait in, until the transfer is answered or released."""
         waiter = Waiter(trio.lowlevel.current_task(), self._waiters)
@@ -233,7 +239,7 @@ class Waiter:
 
     __slots__ = ("_among", "_task")
 
-    def __init__(self, task: trio.lowlevel.Task, among: "list[Waiter]") -> None:
+    def __init__(self, task: trio.lowlevel.Task, among: "list[Waiter | Listener]") -> None:
         self._task: trio.lowlevel.Task | None = task
         self._among = among
 
@@ -262,11 +268,34 @@ class Waiter:
         self._among.remove(self)
 
 
+class Listener:
+    """A caller that is called when his transfer is answered, or released without an answer; no task waits."""
+
+    __slots__ = ("_among", "_on_wake")
+
+    def __init__(self, on_wake: Callable[[], None], among: "list[Waiter | Listener]") -> None:
+        self._on_wake: Callable[[], None] | None = on_wake
+        self._among = among
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether he was not called yet."""
+        return self._on_wake is not None
+
+    def wake(self) -> None:
+        """Call him; a second time does nothing."""
+        if self._on_wake is not None:
+            on_wake, self._on_wake = self._on_wake, None
+            self._among.remove(self)
+            on_wake()
+
+
 class OpenTransfers:
-    """All transfers under way, by `req_id`. Bounded by the engine's admission."""
+    """All transfers under way, by `req_id` and by user. Bounded by the engine's admission."""
 
     def __init__(self) -> None:
         self._by_req_id: dict[int, OpenTransfer] = {}
+        self._by_user: dict[int, dict[int, OpenTransfer]] = {}
 
     def __len__(self) -> int:
         return len(self._by_req_id)
@@ -283,7 +312,26 @@ class OpenTransfers:
         if transfer.req_id in self._by_req_id:
             raise ValueError(f"{transfer.uuid} is under way")
         self._by_req_id[transfer.req_id] = transfer
+        intent = transfer.intent
+        self._of_user(intent.user_id)[transfer.req_id] = transfer
+        if intent.target_user_id != intent.user_id:
+            self._of_user(intent.target_user_id)[transfer.req_id] = transfer
+
+    def of_user(self, user_id: int) -> list[OpenTransfer]:
+        """Return the transfers under way from or to a user, in the order in which they came."""
+        return list(self._by_user.get(user_id, {}).values())
 
     def remove(self, transfer: OpenTransfer) -> None:
         """Let a transfer go: all of it is durable."""
         del self._by_req_id[transfer.req_id]
+        for user_id in {transfer.intent.user_id, transfer.intent.target_user_id}:
+            mine = self._by_user[user_id]
+            del mine[transfer.req_id]
+            if not mine:
+                del self._by_user[user_id]
+
+    def _of_user(self, user_id: int) -> "dict[int, OpenTransfer]":
+        mine = self._by_user.get(user_id)
+        if mine is None:
+            mine = self._by_user[user_id] = {}
+        return mine

@@ -7,6 +7,7 @@ from transfer_engine.actors import ActorPool, Backoff, ChildSpec, PoolClosed, Sc
 from transfer_engine.engine.admission import Admission
 from transfer_engine.engine.adoption import Adoption
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.callers import Callers
 from transfer_engine.engine.comparison import Comparison
 from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.coordinator import Coordinator
@@ -14,13 +15,13 @@ from transfer_engine.engine.core_calls import CoreCalls
 from transfer_engine.engine.deadlines import Deadlines
 from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.endings import Endings
-from transfer_engine.engine.engine import Parts
 from transfer_engine.engine.former_lives import FormerLives
 from transfer_engine.engine.heartbeat import Heartbeat
 from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.lives import Begun
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
+from transfer_engine.engine.parts import Parts
 from transfer_engine.engine.reconciler import Reconciler
 from transfer_engine.engine.reconciliation import Rules
 from transfer_engine.engine.recorder import Recorder
@@ -151,6 +152,7 @@ def wire(
         settings=settings,
     )
     deadlines = Deadlines(settings.deadline_ms)
+    callers = Callers(alerts)
     reconciler = Reconciler(
         Comparison(ledger, records, Rules(registry, assets)),
         alerts,
@@ -158,7 +160,7 @@ def wire(
         clock_ms=clock_ms,
         settings=settings,
     )
-    children = _children(heartbeat, deadlines, recorder, submitter, drives, scanner, pool)
+    children = _children(heartbeat, deadlines, callers, recorder, submitter, drives, scanner, pool)
     children.append(ChildSpec("adoption", Scanner("adoption", adoption.look, settings.heartbeat_ms).run))
     if settings.reconcile:
         children.append(ChildSpec("reconciler", reconciler.run))
@@ -180,6 +182,7 @@ def wire(
         resolver=Resolver(coordinator=coordinator, calls=calls, endings=endings, submitter=submitter, lease=lease),
         admission=admission,
         completion=completion,
+        callers=callers,
         deadlines=deadlines,
         lease=lease,
         heartbeat=heartbeat,
@@ -210,6 +213,7 @@ def _users(settings: Settings, coordinator: Coordinator, drives: Drives) -> Acto
 def _children(
     heartbeat: Heartbeat,
     deadlines: Deadlines,
+    callers: Callers,
     recorder: Recorder,
     submitter: Submitter,
     drives: Drives,
@@ -220,6 +224,7 @@ def _children(
     return [
         ChildSpec("heartbeat", heartbeat.run),
         ChildSpec("deadlines", deadlines.run),
+        ChildSpec("callers", callers.run),
         ChildSpec("recorder", recorder.rows.run, drain=recorder.rows.wait_drained),
         ChildSpec("journal", recorder.intents.run, drain=recorder.intents.wait_drained),
         ChildSpec("submitter", submitter.transfers.run, drain=submitter.transfers.wait_drained),
