@@ -6,6 +6,7 @@ by name, and a wrong value is told with the place that it came from.
 
 import difflib
 import os
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -18,6 +19,10 @@ from pydantic_settings.exceptions import SettingsError
 
 from transfer_engine.engine.settings import ServiceSettings, Settings
 from transfer_engine.http.configuration_file import ConfigurationError, ConfigurationFile, read_configuration_file
+from transfer_engine.http.rate_limit_settings import RateLimitSettings
+from transfer_engine.http.token_settings import TokenSettings
+from transfer_engine.http.webhook_settings import WebhookSettings
+from transfer_engine.http.websocket_settings import WebSocketSettings
 
 ENVIRONMENT_PREFIX: Final = "TRANSFER_ENGINE_"
 CONFIG_VARIABLE: Final = "TRANSFER_ENGINE_CONFIG"
@@ -33,6 +38,18 @@ class ServerSettings(Settings):
     """Where the main door listens: a loopback address or a name of one, as long as nobody has to prove who he is."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8_080
     """The main door's port; 0 takes a free one."""
+    express: bool = True
+    """Whether the express door is open: the same API by a faster path, HTTP/1.1 only."""
+    express_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """Its port; None takes the one after ``port`` (a free one where that is 0)."""
+    tokens: TokenSettings | None = None
+    """Who may ask; None serves everybody, and loopback only."""
+    rate_limits: RateLimitSettings = RateLimitSettings()
+    """How often; off by default."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of load balancers whose ``X-Forwarded-For`` is believed."""
+    websocket: WebSocketSettings = WebSocketSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     backlog: Annotated[int, Field(ge=1, le=65_535)] = 1_024
     """Connections that may wait to be accepted."""
     body_bytes_most: Annotated[int, Field(ge=1_024, le=16 << 20)] = 64 << 10
@@ -48,6 +65,8 @@ class ServerSettings(Settings):
     log_format: Literal["auto", "json", "console"] = "auto"
     """``auto``: for people on a terminal, as JSON lines elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: bool = True
+    """Whether every transfer that is asked for has a line in the log."""
 
     @field_validator("data_dir")
     @classmethod
@@ -112,14 +131,19 @@ def _read_environment() -> dict[str, Any]:
             continue
         name, *nested = variable[len(ENVIRONMENT_PREFIX) :].lower().split("__")
         field = ServerSettings.model_fields.get(name)
-        is_model = field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        if field is None or (nested and not is_model):
+        if field is None or (nested and not _is_section(field.annotation)):
             raise ConfigurationError(f"{variable}: unknown setting{_suggestion(name, ENVIRONMENT_PREFIX)}")
     try:
         return EnvSettingsSource(_Environment)()
     except SettingsError as error:
         field_name = str(error).partition('"')[2].partition('"')[0]
         raise ConfigurationError(f"{ENVIRONMENT_PREFIX}{field_name.upper()}: the value must be JSON") from None
+
+
+def _is_section(annotation: object) -> bool:
+    """Whether a setting is a section of settings, or none."""
+    kinds = typing.get_args(annotation) or (annotation,)
+    return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
 
 
 def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

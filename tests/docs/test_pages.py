@@ -4,10 +4,24 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from transfer_engine.engine import CassandraSettings, TigerBeetleSettings
 from transfer_engine.http.problems import STATUS_OF_PROBLEM, STATUS_OF_REFUSAL
+from transfer_engine.http.rate_limit_settings import RateLimitSettings
 from transfer_engine.http.settings import ServerSettings
+from transfer_engine.http.token_settings import TokenSettings
+from transfer_engine.http.webhook_settings import WebhookSettings
+from transfer_engine.http.websocket_settings import WebSocketSettings
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "tigerbeetle": TigerBeetleSettings,
+    "cassandra": CassandraSettings,
+    "tokens": TokenSettings,
+    "rate_limits": RateLimitSettings,
+    "websocket": WebSocketSettings,
+    "webhooks": WebhookSettings,
+}
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,11 +57,11 @@ def test_every_setting_is_on_its_page_with_its_default(name: str) -> None:
     ("name", "default"),
     [
         (f"{group}.{name}", field.get_default())
-        for group, model in (("tigerbeetle", TigerBeetleSettings), ("cassandra", CassandraSettings))
+        for group, model in SECTIONS.items()
         for name, field in model.model_fields.items()
     ],
 )
-def test_every_setting_of_a_cluster_is_on_its_page_with_its_default(name: str, default: object) -> None:
+def test_every_setting_of_a_section_is_on_its_page_with_its_default(name: str, default: object) -> None:
     row = re.search(rf"^\| `{re.escape(name)}` \| (.+?) \|", page("configuration.md"), re.MULTILINE)
     assert row is not None
     if isinstance(default, tuple):
