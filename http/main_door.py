@@ -62,6 +62,7 @@ class MainDoor(QuartTrio):
         content_length = 0
         keys: tuple[bytes, ...] = ()
         authorization: tuple[bytes, ...] = ()
+        forwarded_for: tuple[bytes, ...] = ()
         for name, value in scope["headers"]:
             if name == b"content-type":
                 content_type = value
@@ -75,6 +76,8 @@ class MainDoor(QuartTrio):
                 accept = value
             elif name == b"traceparent":
                 traceparent = value
+            elif name == b"x-forwarded-for":
+                forwarded_for = (*forwarded_for, value)
         try:
             if content_length > self._body_bytes_most:
                 raise self._too_large()
@@ -98,6 +101,7 @@ class MainDoor(QuartTrio):
             authorization,
             traceparent,
             client[0] if client is not None else "",
+            forwarded_for,
         )
         await _send(send, await self._api.answer(request))
 

@@ -26,6 +26,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         authorization: the values of every ``Authorization`` header, in order.
         traceparent: the header's value (W3C Trace Context), empty where there is none.
         peer: the client's address, without port.
+        forwarded_for: the values of every ``X-Forwarded-For`` header, in order. Anybody can send it: only what trusted
+            proxies have added is to be believed.
     """
 
     method: str
@@ -38,6 +40,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     authorization: tuple[bytes, ...] = ()
     traceparent: bytes = b""
     peer: str = ""
+    forwarded_for: tuple[bytes, ...] = ()
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
