@@ -58,7 +58,7 @@ class MainDoor(QuartTrio):
         await super().asgi_app(scope, receive, send)
 
     async def _answer(self, scope: HTTPScope, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        content_type = accept = traceparent = b""
+        content_type = accept = traceparent = host = b""
         content_length = 0
         keys: tuple[bytes, ...] = ()
         authorization: tuple[bytes, ...] = ()
@@ -76,6 +76,8 @@ class MainDoor(QuartTrio):
                 accept = value
             elif name == b"traceparent":
                 traceparent = value
+            elif name == b"host":
+                host = value
             elif name == b"x-forwarded-for":
                 forwarded_for = (*forwarded_for, value)
         try:
@@ -102,6 +104,7 @@ class MainDoor(QuartTrio):
             traceparent,
             client[0] if client is not None else "",
             forwarded_for,
+            host,
         )
         await _send(send, await self._api.answer(request))
 

@@ -1,6 +1,7 @@
 """A request and its answer as the handlers see them: no framework, no socket. Every door speaks this."""
 
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
@@ -28,6 +29,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         peer: the client's address, without port.
         forwarded_for: the values of every ``X-Forwarded-For`` header, in order. Anybody can send it: only what trusted
             proxies have added is to be believed.
+        host: the ``Host`` header's value (``:authority`` in HTTP/2), empty where there is none. Every door fills it:
+            without tokens the gate refuses names that are not this machine's.
     """
 
     method: str
@@ -41,12 +44,36 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     traceparent: bytes = b""
     peer: str = ""
     forwarded_for: tuple[bytes, ...] = ()
+    host: bytes = b""
+
+
+class About(msgspec.Struct, frozen=True, gc=False):
+    """What the access log tells of an answer beside its status; see :class:`~transfer_engine.http.access_log.AccessLine`.
+
+    Handlers that move money, or decide on a transfer, put one into their response; problems have one by themselves.
+    What is only looked at has none, and no line.
+    """
+
+    req_id: UUID | str | None = None
+    user_id: int | None = None
+    """Whose money is moved; where it is None the line names who asks."""
+    outcome: str | None = None
+    """The transfer's status."""
+    replayed: bool = False
+    count: int | None = None
+    """How many transfers a batch asked for: a batch is one line."""
+    code: str | None = None
+    """Of the problem."""
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """What a door sends back; it adds ``Content-Type`` and ``Content-Length`` itself."""
+    """What a door sends back; it adds ``Content-Type`` and ``Content-Length`` itself.
+
+    ``about`` is for the access log alone: an answer that has one has a line.
+    """
 
     status: int
     body: bytes
     media_type: bytes = JSON
     headers: Headers = ()
+    about: About | None = None

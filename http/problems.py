@@ -8,7 +8,7 @@ import msgspec
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode, Refused
 from transfer_engine.engine.records.protocol import RecordsUnavailable
-from transfer_engine.http.messages import PROBLEM_JSON, Headers, Response
+from transfer_engine.http.messages import PROBLEM_JSON, About, Headers, Response
 from transfer_engine.schema.transfers import TransferStatus
 from transfer_engine.schema.wire import ProblemDetails
 
@@ -35,6 +35,7 @@ class ProblemCode(enum.StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     UNAUTHENTICATED = "unauthenticated"
     INSUFFICIENT_SCOPE = "insufficient_scope"
+    WRONG_HOST = "wrong_host"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 
@@ -56,9 +57,12 @@ STATUS_OF_PROBLEM: Final = {
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: 415,
     ProblemCode.UNAUTHENTICATED: 401,
     ProblemCode.INSUFFICIENT_SCOPE: 403,
+    ProblemCode.WRONG_HOST: 421,
     ProblemCode.UNAVAILABLE: 503,
     ProblemCode.INTERNAL: 500,
 }
+
+_RETRYABLE: Final = {ProblemCode.BODY_TOO_SLOW, ProblemCode.UNAVAILABLE}
 
 STATUS_OF_REFUSAL: Final = {
     RefusalCode.AMOUNT_NOT_POSITIVE: 422,
@@ -135,7 +139,8 @@ class Problem(msgspec.Struct, frozen=True):
             message=self.detail if is_transfer else None,
             error=self.detail if flavour is Flavour.LOOKUP else None,
         )
-        return Response(self.status, _ENCODER.encode(details), PROBLEM_JSON, self.headers)
+        about = About(code=self.code)
+        return Response(self.status, _ENCODER.encode(details), PROBLEM_JSON, self.headers, about)
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -148,7 +153,7 @@ def problem_of_rejection(rejected: Rejected) -> Problem:
         code=rejected.code,
         detail=rejected.detail,
         field=rejected.field,
-        retryable=rejected.code is ProblemCode.BODY_TOO_SLOW,
+        retryable=rejected.code in _RETRYABLE,
         headers=rejected.headers,
     )
 

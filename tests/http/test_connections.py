@@ -12,7 +12,7 @@ from support.server import PATIENCE_S, Server, eventually, running_server
 
 from .conftest import CONFIG
 
-GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -95,7 +95,7 @@ def test_idle_connections_are_closed_and_busy_ones_are_not(tmp_path: Path) -> No
         with connect(server) as idle:
             assert idle.recv(1) == b""
         body = json.dumps({"from": "funding", "to": "core", "user_id": 1, "asset_id": 1, "amount": 1}).encode()
-        head = b"POST /api/v1/transfer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = b"POST /api/v1/transfer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         with connect(server) as busy:
             busy.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             assert b"HTTP/1.1 20" in busy.recv(65_536)

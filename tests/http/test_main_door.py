@@ -12,7 +12,7 @@ from .conftest import CONFIG
 
 LIMIT = 64 << 10
 BODY = json.dumps({"from": "funding", "to": "trading", "user_id": 7, "asset_id": 1, "amount": 0}).encode()
-HEAD = b"POST /api/v1/transfer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /api/v1/transfer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_body_that_is_announced_too_large_is_refused_at_once(connection: socke
 
 def test_pipelined_requests_are_answered_in_order(connection: socket.socket) -> None:
     transfer = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
-    connection.sendall(transfer + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" + transfer)
+    connection.sendall(transfer + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + transfer)
     stream = connection.makefile("rb")
     statuses = []
     for _ in range(3):
@@ -123,7 +123,7 @@ def test_malformed_heads_are_refused(connection: socket.socket, head: bytes) -> 
 
 
 def test_a_target_in_absolute_form(connection: socket.socket) -> None:
-    connection.sendall(b"GET http://somewhere:80/health?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET http://somewhere:80/health?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert read_answer(connection)[0] == 200
 
 
@@ -143,7 +143,7 @@ def test_expect_100_continue(connection: socket.socket) -> None:
 def test_a_websocket_is_refused_without_a_traceback(server: Server, connection: socket.socket, path: str) -> None:
     upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     connection.sendall(
-        b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Version: 13\r\n" + upgrade + b"\r\n"
+        b"GET " + path.encode() + b" HTTP/1.1\r\nHost: localhost\r\nSec-WebSocket-Version: 13\r\n" + upgrade + b"\r\n"
     )
     assert connection.recv(65_536).split()[1] in {b"403", b"404"}
     assert server.faults == []

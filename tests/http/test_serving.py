@@ -180,8 +180,8 @@ def test_a_request_that_waits_behind_the_last_answer_does_not_delay_the_stop(tmp
         body = json.dumps({"from": "funding", "to": "core", "user_id": 1, "asset_id": 1, "amount": 1_000}).encode()
         with socket.create_connection(("127.0.0.1", server.port)) as stream:
             stream.sendall(
-                b"POST /api/v1/transfer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                b"Content-Length: %d\r\n\r\n%b" % (len(body), body) + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+                b"POST /api/v1/transfer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body) + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
             )
             while server.client.get("/api/v1/admin/statistics").json()["open_transfers"] == 0:
                 pass
@@ -201,7 +201,7 @@ def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(tmp_path: Path) -> 
         body = json.dumps({"from": "funding", "to": "core", "user_id": 1, "asset_id": 1, "amount": 1_000}).encode()
         with socket.create_connection(("127.0.0.1", server.port)) as stream:
             stream.sendall(
-                b"POST /api/v1/transfer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"POST /api/v1/transfer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Idempotency-Key: slow\r\nContent-Length: %d\r\n\r\n" % len(body) + body
             )
             while server.client.get("/api/v1/admin/statistics").json()["open_transfers"] == 0:
