@@ -11,7 +11,7 @@ from transfer_engine.http.bodies import BodyDecoder
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.first_api import outcome_response
 from transfer_engine.http.identity import Caller, Scope
-from transfer_engine.http.messages import JSON, Request, Response
+from transfer_engine.http.messages import JSON, About, Request, Response
 from transfer_engine.http.parameters import idempotency_key, parse_req_id
 from transfer_engine.http.problems import Flavour, ProblemCode, Rejected
 from transfer_engine.http.routes import Route
@@ -69,7 +69,7 @@ class AdminApi:
             idempotency_key=key,
             subject=caller.subject,
         )
-        return outcome_response(_STATUS_OF_CREDIT.get(outcome.status, 200), outcome)
+        return outcome_response(_STATUS_OF_CREDIT.get(outcome.status, 200), outcome, body.user_id)
 
     async def resolve(self, request: Request, _caller: Caller, parameters: Sequence[str]) -> Response:
         """Carry an operator's decision on a transfer out, and say step by step what was done."""
@@ -82,7 +82,8 @@ class AdminApi:
         if not is_req_id(req_id.int):
             raise TransferNotFound
         report = await self._slot.engine.resolve(req_id, _RESOLUTIONS[action])
-        return Response(200, _encode(ResolveResponse(req_id=report.req_id, state=report.state, steps=report.steps)))
+        answer = ResolveResponse(req_id=report.req_id, state=report.state, steps=report.steps)
+        return Response(200, _encode(answer), about=About(req_id=report.req_id, outcome=report.state))
 
     async def behave(self, request: Request, _caller: Caller, parameters: Sequence[str]) -> Response:
         """Tell a simulated core how to misbehave from now on."""

@@ -9,7 +9,7 @@ from transfer_engine.engine.outcomes import TransferNotFound, TransferOutcome
 from transfer_engine.http.bodies import BodyDecoder
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.identity import Caller, Scope
-from transfer_engine.http.messages import JSON, Headers, Request, Response
+from transfer_engine.http.messages import JSON, About, Headers, Request, Response
 from transfer_engine.http.parameters import idempotency_key, parse_req_id, parse_user_id
 from transfer_engine.http.problems import Flavour
 from transfer_engine.http.routes import Route
@@ -73,7 +73,7 @@ class FirstApi:
             idempotency_key=key,
             subject=caller.subject,
         )
-        return outcome_response(202 if outcome.status is TransferStatus.PENDING else 200, outcome)
+        return outcome_response(202 if outcome.status is TransferStatus.PENDING else 200, outcome, body.user_id)
 
     async def look_up(self, _request: Request, caller: Caller, parameters: Sequence[str]) -> Response:
         """Return what is known of a transfer; another user's is not found."""
@@ -104,7 +104,8 @@ class FirstApi:
         return self._assets
 
 
-def outcome_response(status: int, outcome: TransferOutcome) -> Response:
-    """Return the first API's answer to a transfer or credit."""
+def outcome_response(status: int, outcome: TransferOutcome, user_id: int) -> Response:
+    """Return the first API's answer to a transfer or credit of a user."""
     body = _encode(TransferResponse(req_id=outcome.req_id, status=outcome.status, message=outcome.message))
-    return Response(status, body, headers=_REPLAYED if outcome.replayed else ())
+    about = About(outcome.req_id, user_id, outcome.status, outcome.replayed)
+    return Response(status, body, JSON, _REPLAYED if outcome.replayed else (), about)

@@ -4,6 +4,7 @@ Every door calls :meth:`Api.answer`; nothing that a client can send makes it rai
 that the engine has taken under way: the client asks again, by the same key or by `req_id`.
 """
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -12,12 +13,13 @@ import structlog
 from transfer_engine.engine.backends import Opening
 from transfer_engine.engine.outcomes import Refused
 from transfer_engine.engine.settings import Settings
+from transfer_engine.http.access_log import NO_ENDPOINT, AccessLog
 from transfer_engine.http.admin_api import AdminApi
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.first_api import FirstApi
 from transfer_engine.http.gate import Gate
 from transfer_engine.http.health_api import HealthApi
-from transfer_engine.http.identity import NoTokens
+from transfer_engine.http.identity import Caller, NoTokens
 from transfer_engine.http.messages import Headers, Request, Response
 from transfer_engine.http.problems import (
     Flavour,
@@ -29,6 +31,7 @@ from transfer_engine.http.problems import (
     problem_of_rejection,
 )
 from transfer_engine.http.routes import Route, RouteTable
+from transfer_engine.http.trace_context import Trace, begin_trace, enter, leave, take_over
 
 if TYPE_CHECKING:
     from transfer_engine.engine import Engine
@@ -50,7 +53,9 @@ class Api:
         version: str,
         opening: Opening | None = None,
         gate: Gate | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
+        self._access_log = access_log
         self.gate = gate or Gate(NoTokens())
         self.slot = EngineSlot(opening or Opening())
         assets = [asset.asset() for asset in settings.assets]
@@ -72,11 +77,37 @@ class Api:
         return next(iter(found[0].routes.values())).flavour if found else Flavour.PLAIN
 
     async def answer(self, request: Request) -> Response:
-        """Return the answer to a request, whatever it is."""
+        """Return the answer to a request, whatever it is; where it is worth a line, the access log has it."""
+        started = time.perf_counter()
+        theirs = take_over(request.traceparent) if request.traceparent else None
+        trace = theirs or begin_trace()
+        entered = enter(trace)
+        try:
+            response, template, caller = await self._answer(request)
+        finally:
+            leave(entered)
+        if self._access_log is not None and response.about is not None:
+            self._access_log.record(request.method[:16], template, response, trace, started, caller, request.peer)
+        return _traced(response, trace, is_theirs=theirs is not None)
+
+    def refuse(self, rejected: Rejected, request: Request) -> Response:
+        """Return a door's own refusal of a request that it did not take whole; the access log has it, too."""
+        theirs = take_over(request.traceparent)
+        trace = theirs or begin_trace()
+        found = self._table.find(request.path)
+        response = problem_of_rejection(rejected).response(self.flavour(request.path))
+        if self._access_log is not None:
+            template = found[0].template if found is not None else NO_ENDPOINT
+            started = time.perf_counter()
+            self._access_log.record(request.method[:16], template, response, trace, started, None, request.peer)
+        return _traced(response, trace, is_theirs=theirs is not None)
+
+    async def _answer(self, request: Request) -> tuple[Response, str, Caller | None]:
+        """Return the answer, the template of the path, and who asked, where that is known."""
         found = self._table.find(request.path)
         if found is None:
             rejected = Rejected(ProblemCode.NO_SUCH_PATH, "there is nothing at this path")
-            return problem_of_rejection(rejected).response(Flavour.PLAIN)
+            return problem_of_rejection(rejected).response(Flavour.PLAIN), NO_ENDPOINT, None
         resource, parameters = found
         route = resource.routes.get(request.method)
         if route is None:
@@ -85,27 +116,37 @@ class Api:
                 f"{request.method[:16]} is not allowed here: use {resource.allow}",
                 headers=((b"allow", resource.allow.encode()),),
             )
-            return problem_of_rejection(rejected).response(self.flavour(request.path))
+            return problem_of_rejection(rejected).response(self.flavour(request.path)), resource.template, None
         headers: Headers = ()
+        caller: Caller | None = None
         try:
             admitted = await self.gate.enter(request, route.scope)
             headers = admitted.headers
+            caller = admitted.caller
             if route.body_types and request.content_type not in route.body_types:
                 _require_media_type(request.content_type, route.body_types)
-            response = await route.handler(request, admitted.caller, parameters)
+            response = await route.handler(request, caller, parameters)
         except Exception as error:  # noqa: BLE001 - the last line before the client: he gets an answer, the log the rest
             response = self._problem(error, request, route).response(route.flavour)
         if headers:
             response = msgspec.structs.replace(response, headers=(*response.headers, *headers))
-        return response
+        return response, route.template, caller
 
     def _problem(self, error: Exception, request: Request, route: Route) -> Problem:
         if isinstance(error, Refused):
             return problem_of_refusal(error)
         if isinstance(error, Rejected):
             return problem_of_rejection(error)
-        _log.error("request failed", method=request.method, path=request.path, exc_info=error)
+        _log.error("request failed", method=request.method, path=route.template, exc_info=error)
         return problem_of_fault(error, is_safe=not route.is_keyed or bool(request.idempotency_keys))
+
+
+def _traced(response: Response, trace: Trace, *, is_theirs: bool) -> Response:
+    """Name the trace in the answer to whoever brought one, and in every fault: that has no `req_id` to ask about."""
+    if not is_theirs and response.status < 500:
+        return response
+    headers = (*response.headers, (b"traceparent", trace.header()))
+    return msgspec.structs.replace(response, headers=headers)
 
 
 def _require_media_type(content_type: bytes, allowed: tuple[bytes, ...]) -> None:

@@ -48,7 +48,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class About(msgspec.Struct, frozen=True, gc=False):
-    """What the access log tells of an answer beside its status; see :class:`~transfer_engine.http.access_log.AccessLine`.
+    """What the access log tells of an answer beside its status (``AccessLine`` in ``access_log.py``).
 
     Handlers that move money, or decide on a transfer, put one into their response; problems have one by themselves.
     What is only looked at has none, and no line.

@@ -30,7 +30,8 @@ class Route(msgspec.Struct, frozen=True):
 class Resource:
     """All routes of one template, by method; GET answers HEAD too (the door leaves the body out)."""
 
-    def __init__(self) -> None:
+    def __init__(self, template: str) -> None:
+        self.template = template
         self.routes: dict[str, Route] = {}
 
     def add(self, route: Route) -> None:
@@ -84,7 +85,7 @@ class RouteTable:
 
     def _resource_at(self, template: str) -> Resource:
         if "{" not in template:
-            return self._plain.setdefault(template, Resource())
+            return self._plain.setdefault(template, Resource(template))
         node = self._root
         for segment in template.split("/")[1:]:
             if segment.startswith("{"):
@@ -92,5 +93,5 @@ class RouteTable:
                 node = node.parameter
             else:
                 node = node.children.setdefault(segment, _Node())
-        node.resource = node.resource or Resource()
+        node.resource = node.resource or Resource(template)
         return node.resource
