@@ -71,6 +71,11 @@ class Api:
         """Whether a path is one of the endpoints'."""
         return self._table.find(path) is not None
 
+    def body_bytes_most(self, path: str, otherwise: int) -> int:
+        """Return how large a body may be at a path: ``otherwise`` (the server's bound), or more where it needs more."""
+        found = self._table.find(path)
+        return max(otherwise, found[0].body_bytes_most) if found is not None else otherwise
+
     def flavour(self, path: str) -> Flavour:
         """Return how problems of a path are told."""
         found = self._table.find(path)

@@ -21,7 +21,7 @@ from quart_trio import QuartTrio
 
 from transfer_engine.http.handlers import Api
 from transfer_engine.http.messages import Request, Response
-from transfer_engine.http.problems import ProblemCode, Rejected, problem_of_rejection
+from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.settings import ServerSettings
 
 _DISCARDED_BYTES_MOST: Final = 1 << 20
@@ -75,23 +75,26 @@ class MainDoor(QuartTrio):
             elif name == b"accept":
                 accept = value
             elif name == b"traceparent":
-                traceparent = value
+                traceparent = value if not traceparent else b"doubled"
             elif name == b"host":
                 host = value
             elif name == b"x-forwarded-for":
                 forwarded_for = (*forwarded_for, value)
+        client = scope["client"]
+        peer = client[0] if client is not None else ""
+        bytes_most = self._api.body_bytes_most(path, self._body_bytes_most)
         try:
-            if content_length > self._body_bytes_most:
-                raise self._too_large()
+            if content_length > bytes_most:
+                raise _too_large(bytes_most)
             with trio.fail_after(self._body_timeout_s):
-                body = await self._read(receive)
+                body = await _read(receive, bytes_most)
         except _ClientGone:
             return
         except (Rejected, trio.TooSlowError) as error:
             rejected = error if isinstance(error, Rejected) else self._too_slow()
-            await self._refuse(rejected, path, receive, send)
+            early = Request(scope["method"], path, traceparent=traceparent, peer=peer)
+            await self._refuse(rejected, early, receive, send)
             return
-        client = scope["client"]
         request = Request(
             scope["method"],
             path,
@@ -102,33 +105,21 @@ class MainDoor(QuartTrio):
             accept,
             authorization,
             traceparent,
-            client[0] if client is not None else "",
+            peer,
             forwarded_for,
             host,
         )
         await _send(send, await self._api.answer(request))
 
-    async def _read(self, receive: ASGIReceiveCallable) -> bytes:
-        body = b""
-        while True:
-            event = await receive()
-            if event["type"] != "http.request":
-                raise _ClientGone
-            body = body + event["body"] if body else event["body"]
-            if len(body) > self._body_bytes_most:
-                raise self._too_large()
-            if not event["more_body"]:
-                return body
-
     async def _refuse(
-        self, rejected: Rejected, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable
+        self, rejected: Rejected, request: Request, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
         """Answer before the request is whole, and read on for a while.
 
         Closing a socket with unread bytes in it would take the answer back. And somebody must receive until hypercorn
         says that it is over: its reader waits for room in a short queue, and would wait for ever.
         """
-        await _send(send, problem_of_rejection(rejected).response(self._api.flavour(path)), more_follows=True)
+        await _send(send, self._api.refuse(rejected, request), more_follows=True)
         enough = trio.Event()
 
         async def discard() -> None:
@@ -148,11 +139,25 @@ class MainDoor(QuartTrio):
                 await enough.wait()
             await send(_LAST_BODY)
 
-    def _too_large(self) -> Rejected:
-        return Rejected(ProblemCode.BODY_TOO_LARGE, f"the body is larger than {self._body_bytes_most} bytes")
-
     def _too_slow(self) -> Rejected:
         return Rejected(ProblemCode.BODY_TOO_SLOW, f"the body was not whole within {self._body_timeout_s:g} s")
+
+
+async def _read(receive: ASGIReceiveCallable, bytes_most: int) -> bytes:
+    body = b""
+    while True:
+        event = await receive()
+        if event["type"] != "http.request":
+            raise _ClientGone
+        body = body + event["body"] if body else event["body"]
+        if len(body) > bytes_most:
+            raise _too_large(bytes_most)
+        if not event["more_body"]:
+            return body
+
+
+def _too_large(bytes_most: int) -> Rejected:
+    return Rejected(ProblemCode.BODY_TOO_LARGE, f"the body is larger than {bytes_most} bytes")
 
 
 _LAST_BODY: Final = cast("HTTPResponseBodyEvent", {"type": "http.response.body", "body": b"", "more_body": False})

@@ -25,6 +25,8 @@ class Route(msgspec.Struct, frozen=True):
     flavour: Flavour = Flavour.PLAIN
     is_keyed: bool = False
     """Whether it takes an ``Idempotency-Key``."""
+    body_bytes_most: int | None = None
+    """How large a body it takes where that is more than the server's own bound; None: that bound."""
 
 
 class Resource:
@@ -41,6 +43,11 @@ class Resource:
             if method in self.routes:
                 raise ValueError(f"{method} {route.template} has two handlers")
             self.routes[method] = route
+
+    @property
+    def body_bytes_most(self) -> int:
+        """The largest bound that a route here has of its own; 0 where none has one."""
+        return max(route.body_bytes_most or 0 for route in self.routes.values())
 
     @property
     def allow(self) -> str:
