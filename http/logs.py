@@ -5,15 +5,23 @@ import sys
 
 import structlog
 
+from transfer_engine.http.access_log import AccessLog
 from transfer_engine.http.settings import ServerSettings
+from transfer_engine.http.trace_context import add_trace
+
+
+def access_log_of(settings: ServerSettings) -> AccessLog | None:
+    """Return the access log, or None where none is wanted."""
+    return AccessLog(is_json=_is_json(settings), level=_level(settings)) if settings.access_log else None
 
 
 def configure_logs(settings: ServerSettings) -> None:
     """Send structlog's and the standard library's logs to stderr, as the settings say. For a process's start."""
-    is_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    is_json = _is_json(settings)
+    level = _level(settings)
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_trace,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
@@ -50,3 +58,11 @@ def configure_logs(settings: ServerSettings) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _is_json(settings: ServerSettings) -> bool:
+    return settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+
+
+def _level(settings: ServerSettings) -> int:
+    return logging.getLevelNamesMapping()[settings.log_level.upper()]

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 from typing import Final
 
@@ -16,6 +16,7 @@ from transfer_engine.engine import Engine, Opening, open_engine
 from transfer_engine.http.connections import Limits, serve_connections
 from transfer_engine.http.handlers import Api
 from transfer_engine.http.listeners import address_of, open_listeners
+from transfer_engine.http.logs import access_log_of
 from transfer_engine.http.main_door import MainDoor
 from transfer_engine.http.settings import ServerSettings
 
@@ -69,13 +70,15 @@ async def run_server(settings: ServerSettings, announce: Callable[[str], None]) 
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in sockets]
     life = _Life()
     opening = Opening()
-    api = Api(settings, version=VERSION, opening=opening)
+    access_log = access_log_of(settings)
+    api = Api(settings, version=VERSION, opening=opening, access_log=access_log)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
                 nursery.start_soon(_obey, signals, life)
                 with life.scope:
                     async with (
+                        access_log.running() if access_log is not None else nullcontext(),
                         _open_door(api, settings, listeners, life.stopping) as closed,
                         open_engine(settings, opening=opening) as engine,
                     ):

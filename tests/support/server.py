@@ -42,8 +42,9 @@ class Server:
     @property
     def faults(self) -> list[str]:
         """The lines on stderr that a healthy server does not write: errors, and what is no log line at all."""
-        levels = ('"level": "debug"', '"level": "info"', '"level": "warning"')
-        return [line for line in self.logged.splitlines() if not any(level in line for level in levels)]
+        levels = ('"level":"debug"', '"level":"info"', '"level":"warning"')
+        lines = ((line, line.replace('": "', '":"')) for line in self.logged.splitlines())
+        return [line for line, compact in lines if not any(level in compact for level in levels)]
 
     def wait(self) -> int:
         """Wait for its end and return the exit code (negative: the signal that ended it)."""
