@@ -15,6 +15,10 @@ UserId = Annotated[int, msgspec.Meta(description="a user's number, an integer fr
 AssetId = Annotated[int, msgspec.Meta(description="an asset's number, an integer like 1")]
 Amount = Annotated[int, msgspec.Meta(description="an integer in minor units, from 1 to 9223372036854775807")]
 ActionName = Annotated[str, msgspec.Meta(description='"post" or "void"')]
+OptionalUserId = Annotated[
+    int | None, msgspec.Meta(description="a user's number, an integer from 1 to 9223372036854775807, or left out")
+]
+OptionalKey = Annotated[str | None, msgspec.Meta(description="a string of 1 to 255 characters, or left out")]
 
 
 class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -33,6 +37,67 @@ class TransferResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     req_id: UUID
     status: TransferStatus
     message: str | None
+
+
+class TransferItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
+    """One transfer of a batch, or of a websocket: what `POST /api/v1/transfer` takes, with its key beside it.
+
+    Attributes:
+        source: whose money is moved from (``from``).
+        target: where it goes (``to``).
+        asset_id: in which asset.
+        amount: how much, in minor units.
+        user_id: whose money; left out, the token's own user's.
+        to_user_id: who gets it; left out, the same user.
+        idempotency_key: the client's own name of the transfer.
+    """
+
+    source: ServiceName = msgspec.field(name="from")
+    target: ServiceName = msgspec.field(name="to")
+    asset_id: AssetId
+    amount: Amount
+    user_id: OptionalUserId = None
+    to_user_id: OptionalUserId = None
+    idempotency_key: OptionalKey = None
+
+
+class TransferResult(msgspec.Struct, frozen=True, gc=False):
+    """What became of one transfer of a batch, or of a websocket; ``message`` is null where there is nothing to add."""
+
+    req_id: UUID
+    status: TransferStatus
+    message: str | None
+    replayed: bool
+    """Whether the answer had been given before, for the same key."""
+
+
+class ErrorDetails(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Why a request of a batch or websocket was refused: the members of :class:`ProblemDetails` that tell it.
+
+    ``status`` stands where a transfer was asked for: ``failed`` (nothing moved) or ``pending`` (unknown: ask again).
+    ``retry_after_s`` says when, where the server knows.
+    """
+
+    code: str
+    detail: str
+    retryable: bool
+    field: str | None = None
+    status: TransferStatus | None = None
+    retry_after_s: int | None = None
+
+
+class BatchEntry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One entry of a batch's answer: ``data`` where the transfer was taken, ``error`` where it was not."""
+
+    ok: bool
+    data: TransferResult | None = None
+    error: ErrorDetails | None = None
+
+
+class BatchResult(msgspec.Struct, frozen=True, gc=False):
+    """A batch's answer: an entry for each of its transfers, in their order."""
+
+    results: list[BatchEntry]
 
 
 class RecordResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
