@@ -189,6 +189,8 @@ class Endings:
                 state=record.state,
                 message=record.error or None,
                 replayed=True,
+                created_at=record.created_at,
+                updated_at=record.updated_at,
             ),
         )
         return True

@@ -197,6 +197,8 @@ class OpenTransfer:
             state=self.state,
             message=message,
             replayed=self.is_replay,
+            created_at=self.created_at if self.is_held else 0,
+            updated_at=self.updated_at if self.is_held else 0,
         )
 
     def final_outcome(self) -> TransferOutcome:
@@ -207,6 +209,8 @@ class OpenTransfer:
             state=self.state,
             message=self.error or None,
             replayed=self.is_replay,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
         )
 
     def reply(self, answer: TransferOutcome | Refused) -> None:

@@ -14,7 +14,8 @@ class TransferOutcome(msgspec.Struct, frozen=True):
 
     ``pending`` means that the work goes on: ask again by ``req_id``, or with the same key. ``message`` says why a
     transfer failed or is pending. ``replayed`` is true where the answer had been given before, for the same key.
-    ``state`` says how far it had got.
+    ``state`` says how far it had got. ``created_at`` and ``updated_at`` are its record's (Unix ms), 0 where the ledger
+    has not taken it yet.
     """
 
     req_id: UUID
@@ -22,6 +23,8 @@ class TransferOutcome(msgspec.Struct, frozen=True):
     state: TransferState
     message: str | None = None
     replayed: bool = False
+    created_at: int = 0
+    updated_at: int = 0
 
 
 class Balance(msgspec.Struct, frozen=True):

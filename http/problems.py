@@ -26,7 +26,17 @@ class ProblemCode(enum.StrEnum):
     INVALID_FIELD = "invalid_field"
     INVALID_IDEMPOTENCY_KEY = "invalid_idempotency_key"
     INVALID_REQ_ID = "invalid_req_id"
+    INVALID_REQUEST_ID = "invalid_request_id"
     INVALID_USER_ID = "invalid_user_id"
+    INVALID_AMOUNT = "invalid_amount"
+    ASSET_MISMATCH = "asset_mismatch"
+    MISSING_PARAMETER = "missing_parameter"
+    UNKNOWN_PARAMETER = "unknown_parameter"
+    DUPLICATE_PARAMETER = "duplicate_parameter"
+    INVALID_PARAMETER = "invalid_parameter"
+    INVALID_CURSOR = "invalid_cursor"
+    BATCH_EMPTY = "batch_empty"
+    BATCH_TOO_LARGE = "batch_too_large"
     NO_SUCH_PATH = "no_such_path"
     NO_SUCH_CORE = "no_such_core"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -48,7 +58,17 @@ STATUS_OF_PROBLEM: Final = {
     ProblemCode.INVALID_FIELD: 422,
     ProblemCode.INVALID_IDEMPOTENCY_KEY: 400,
     ProblemCode.INVALID_REQ_ID: 400,
+    ProblemCode.INVALID_REQUEST_ID: 400,
     ProblemCode.INVALID_USER_ID: 400,
+    ProblemCode.INVALID_AMOUNT: 422,
+    ProblemCode.ASSET_MISMATCH: 422,
+    ProblemCode.MISSING_PARAMETER: 400,
+    ProblemCode.UNKNOWN_PARAMETER: 400,
+    ProblemCode.DUPLICATE_PARAMETER: 400,
+    ProblemCode.INVALID_PARAMETER: 400,
+    ProblemCode.INVALID_CURSOR: 400,
+    ProblemCode.BATCH_EMPTY: 422,
+    ProblemCode.BATCH_TOO_LARGE: 422,
     ProblemCode.NO_SUCH_PATH: 404,
     ProblemCode.NO_SUCH_CORE: 404,
     ProblemCode.METHOD_NOT_ALLOWED: 405,
@@ -83,6 +103,59 @@ STATUS_OF_REFUSAL: Final = {
 }
 
 
+NUMBER_OF_CODE: Final = {
+    # 10xx: the form of the request
+    "malformed_body": 1000,
+    "missing_field": 1001,
+    "unknown_field": 1002,
+    "duplicate_field": 1003,
+    "invalid_field": 1004,
+    "invalid_type": 1005,
+    "invalid_idempotency_key": 1006,
+    "key_empty": 1007,
+    "key_too_long": 1008,
+    "invalid_req_id": 1009,
+    "invalid_request_id": 1010,
+    "invalid_user_id": 1011,
+    "missing_parameter": 1012,
+    "unknown_parameter": 1013,
+    "duplicate_parameter": 1014,
+    "invalid_parameter": 1015,
+    "invalid_cursor": 1016,
+    "batch_empty": 1017,
+    "batch_too_large": 1018,
+    # 11xx: HTTP
+    "no_such_path": 1100,
+    "method_not_allowed": 1101,
+    "body_too_slow": 1102,
+    "body_too_large": 1103,
+    "unsupported_media_type": 1104,
+    "wrong_host": 1105,
+    # 20xx: who asks
+    "unauthenticated": 2000,
+    "insufficient_scope": 2001,
+    # 30xx: what is to be moved
+    "amount_not_positive": 3000,
+    "amount_too_large": 3001,
+    "invalid_amount": 3002,
+    "unknown_service": 3010,
+    "unknown_asset": 3011,
+    "asset_disabled": 3012,
+    "asset_mismatch": 3013,
+    "same_account": 3014,
+    "key_reused": 3020,
+    # 31xx: limits; 40xx: what is not there
+    "not_found": 4000,
+    "no_such_core": 4001,
+    # 50xx: the server, now
+    "internal": 5000,
+    "unavailable": 5001,
+    "overloaded": 5002,
+    "shutting_down": 5003,
+}
+"""The numbers by which the second API tells problems. Stable: none changes, and none is used again for another one."""
+
+
 class Rejected(Exception):
     """A door's own refusal: the engine was not asked, and nothing happened."""
 
@@ -102,13 +175,15 @@ class Rejected(Exception):
 
 
 class Flavour(enum.Enum):
-    """Which members of the first API a route's problem details carry."""
+    """Which members of its API a route's problem details carry."""
 
     PLAIN = "plain"
     TRANSFER = "transfer"
     """``req_id`` (empty), ``status`` (of the transfer) and ``message``."""
     LOOKUP = "lookup"
     """``error``."""
+    USER = "user"
+    """The second API's: ``code`` is a number, ``name`` the code."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -125,22 +200,27 @@ class Problem(msgspec.Struct, frozen=True):
 
     def response(self, flavour: Flavour) -> Response:
         """Return the answer, with the members that the route's clients look for."""
+        body = _ENCODER.encode(self.details(flavour))
+        return Response(self.status, body, PROBLEM_JSON, self.headers, About(code=self.code))
+
+    def details(self, flavour: Flavour) -> ProblemDetails:
+        """Return the answer's body."""
         is_transfer = flavour is Flavour.TRANSFER
+        is_user = flavour is Flavour.USER
         transfer_status = TransferStatus.FAILED if self.outcome_is_known else TransferStatus.PENDING
-        details = ProblemDetails(
+        return ProblemDetails(
             type=f"urn:transfer-engine:problem:{self.code}",
             title=self.code.replace("_", " ").capitalize(),
             status=transfer_status if is_transfer else self.status,
             detail=self.detail,
-            code=self.code,
+            code=NUMBER_OF_CODE[self.code] if is_user else self.code,
             retryable=self.retryable,
+            name=self.code if is_user else None,
             field=self.field,
             req_id="" if is_transfer else None,
             message=self.detail if is_transfer else None,
             error=self.detail if flavour is Flavour.LOOKUP else None,
         )
-        about = About(code=self.code)
-        return Response(self.status, _ENCODER.encode(details), PROBLEM_JSON, self.headers, about)
 
 
 _ENCODER: Final = msgspec.json.Encoder()

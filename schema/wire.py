@@ -216,15 +216,16 @@ class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     (``failed``: nothing moved and nothing will; ``pending``: unknown, ask again), beside its ``req_id`` and
     ``message``. RFC 9457 has clients ignore a member of another type than its own. ``error`` is the first API's member
     on look-ups. ``code`` is stable; ``retryable`` says whether the same request may succeed later, unchanged;
-    ``field`` names what is wrong in the request.
+    ``field`` names what is wrong in the request. On the second API ``code`` is a number and ``name`` the code.
     """
 
     type: str
     title: str
     status: int | TransferStatus
     detail: str
-    code: str
+    code: int | str
     retryable: bool
+    name: str | None = None
     field: str | None = None
     req_id: str | None = None
     message: str | None = None
