@@ -3,6 +3,7 @@
 import json
 import re
 import typing
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Generic, NoReturn, TypeVar
 
 import msgspec
@@ -32,8 +33,9 @@ class BodyDecoder(Generic[Body]):
 
     def __init__(self, struct: type[Body]) -> None:
         self._decoder = msgspec.json.Decoder(struct)
-        self._names = {field.encode_name: field.name for field in msgspec.structs.fields(struct)}
-        self._descriptions = _descriptions(struct)
+        self._fields = _fields(struct)
+        self._names = [field for field in self._fields if "." not in field]
+        self._members: Callable[[msgspec.Struct], int] = _member_counter(struct)
 
     def decode(self, body: bytes) -> Body:
         """Return the struct that a body holds.
@@ -49,27 +51,35 @@ class BodyDecoder(Generic[Body]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             _refuse_malformed(body)
             raise  # what one decoder calls malformed, the other does too
-        if body.count(b":") != len(self._names):  # more colons than fields: perhaps a name stands there twice
+        if body.count(b":") != self._members(decoded):  # more colons than members: perhaps a name stands there twice
             _refuse_duplicates(body)
         return decoded
 
     def _refuse(self, message: str) -> NoReturn:
         """Turn a validation message into a refusal that names the field and the fix."""
-        if missing := _MISSING.search(message):
-            field = missing["field"]
-            raise Rejected(ProblemCode.MISSING_FIELD, f"{field} is missing: {self._expectation(field)}", field=field)
-        if unknown := _UNKNOWN.search(message):
-            field = unknown["field"][:64]
-            known = ", ".join(self._names)
-            raise Rejected(
-                ProblemCode.UNKNOWN_FIELD, f"{field!r} is no field of this request: it takes {known}", field=field
-            )
         path = _PATH.search(message)
-        field = path["path"] if path else ""
+        within = path["path"] if path else ""
+        what_is_wrong = message[: path.start()] if path else message
+        if missing := _MISSING.search(message):
+            field = f"{within}.{missing['field']}" if within else missing["field"]
+            raise Rejected(ProblemCode.MISSING_FIELD, f"{field} is missing: {self._expectation(field)}", field=field)
+        if unknown := _UNKNOWN.search(what_is_wrong):
+            field = unknown["field"][:64]
+            if within:
+                taken = [name.removeprefix(f"{within}.") for name in self._fields if name.startswith(f"{within}.")]
+                what = within
+            else:
+                taken, what = self._names, "this request"
+            raise Rejected(
+                ProblemCode.UNKNOWN_FIELD,
+                f"{field!r} is no field of {what}: it takes {', '.join(taken)}",
+                field=f"{within}.{field}" if within else field,
+            )
+        field = within
         wrong_type = _WRONG_TYPE.search(message)
         if wrong_type is None:  # a struct's own check: its words name the field
-            reason = message[: path.start()] if path else message
-            raise Rejected(ProblemCode.INVALID_FIELD, f"{field}: {reason}" if field else reason, field=field or None)
+            reason = f"{field}: {what_is_wrong}" if field else what_is_wrong
+            raise Rejected(ProblemCode.INVALID_FIELD, reason, field=field or None)
         found = _ARTICLES.get(wrong_type["got"], wrong_type["got"])
         if not field:
             fields = ", ".join(self._names)
@@ -77,19 +87,58 @@ class BodyDecoder(Generic[Body]):
         raise Rejected(ProblemCode.INVALID_FIELD, f"{self._expectation(field)}, not {found}", field=field)
 
     def _expectation(self, field: str) -> str:
-        description = self._descriptions.get(self._names.get(field, field))
+        description = self._fields.get(field)
         return f"{field} must be {description}" if description else f"{field} must be of its type"
 
 
-def _descriptions(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """Return what the fields' annotations say that they must be."""
-    descriptions = {}
-    for name, hint in typing.get_type_hints(struct, include_extras=True).items():
-        if typing.get_origin(hint) is Annotated:
-            for meta in hint.__metadata__:
-                if isinstance(meta, msgspec.Meta) and meta.description:
-                    descriptions[name] = meta.description
-    return descriptions
+def _fields(struct: type[msgspec.Struct], within: str = "") -> dict[str, str]:
+    """Return what each field must be by its annotation, by the path to it; one without a description is empty."""
+    fields = {}
+    hints = typing.get_type_hints(struct, include_extras=True)
+    for field in msgspec.structs.fields(struct):
+        path = within + field.encode_name
+        hint = hints[field.name]
+        fields[path] = _description(hint)
+        kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            fields |= _fields(kind, f"{path}.")
+    return fields
+
+
+def _description(hint: Any) -> str:
+    """Return the description in a hint, or in one of its alternatives; empty where there is none."""
+    if typing.get_origin(hint) is Annotated:
+        for meta in hint.__metadata__:
+            if isinstance(meta, msgspec.Meta) and meta.description:
+                return meta.description
+    return next(filter(None, map(_description, typing.get_args(hint))), "")
+
+
+def _member_counter(struct: type[msgspec.Struct]) -> Callable[[msgspec.Struct], int]:
+    """Return what counts the members that a body had at least, by the struct that it was decoded to."""
+    if any(field.default not in {None, msgspec.NODEFAULT} for field in msgspec.structs.fields(struct)):
+        return lambda _: 0  # what was left out can't be told from what was given
+    names = struct.__struct_fields__
+
+    def count(decoded: msgspec.Struct) -> int:
+        members = 0
+        for name in names:
+            value = getattr(decoded, name)
+            if value is not None:
+                members += 1
+                if isinstance(value, msgspec.Struct):
+                    members += count_nested[type(value)](value)
+        return members
+
+    kinds = [hint for name, hint in typing.get_type_hints(struct).items() if name in names]
+    nested = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)}
+    count_nested = {kind: _member_counter(kind) for kind in nested}
+    flat = len(names)
+    return count if nested or not _is_all_required(struct) else lambda _: flat
+
+
+def _is_all_required(struct: type[msgspec.Struct]) -> bool:
+    return all(field.required for field in msgspec.structs.fields(struct))
 
 
 def _refuse_malformed(body: bytes) -> None:

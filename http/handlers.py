@@ -32,6 +32,8 @@ from transfer_engine.http.problems import (
 )
 from transfer_engine.http.routes import Route, RouteTable
 from transfer_engine.http.trace_context import Trace, begin_trace, enter, leave, take_over
+from transfer_engine.http.user_api import UserApi
+from transfer_engine.http.user_names import UserNames
 
 if TYPE_CHECKING:
     from transfer_engine.engine import Engine
@@ -59,7 +61,13 @@ class Api:
         self.gate = gate or Gate(NoTokens())
         self.slot = EngineSlot(opening or Opening())
         assets = [asset.asset() for asset in settings.assets]
-        groups = (FirstApi(self.slot, assets), AdminApi(self.slot), HealthApi(self.slot, version))
+        names = UserNames(settings)
+        groups = (
+            FirstApi(self.slot, assets),
+            UserApi(self.slot, names),
+            AdminApi(self.slot),
+            HealthApi(self.slot, version),
+        )
         self.routes: Final[list[Route]] = [route for group in groups for route in group.routes()]
         self._table = RouteTable(self.routes)
 
@@ -79,7 +87,9 @@ class Api:
     def flavour(self, path: str) -> Flavour:
         """Return how problems of a path are told."""
         found = self._table.find(path)
-        return next(iter(found[0].routes.values())).flavour if found else Flavour.PLAIN
+        if found is not None:
+            return next(iter(found[0].routes.values())).flavour
+        return Flavour.USER if path.startswith("/api/v1/user/") else Flavour.PLAIN
 
     async def answer(self, request: Request) -> Response:
         """Return the answer to a request, whatever it is; where it is worth a line, the access log has it."""
@@ -112,7 +122,7 @@ class Api:
         found = self._table.find(request.path)
         if found is None:
             rejected = Rejected(ProblemCode.NO_SUCH_PATH, "there is nothing at this path")
-            return problem_of_rejection(rejected).response(Flavour.PLAIN), NO_ENDPOINT, None
+            return problem_of_rejection(rejected).response(self.flavour(request.path)), NO_ENDPOINT, None
         resource, parameters = found
         route = resource.routes.get(request.method)
         if route is None:

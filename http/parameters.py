@@ -1,5 +1,6 @@
 """What paths and headers hold: identifiers, users, keys. What is wrong with one is told by name."""
 
+import re
 from typing import Final
 from uuid import UUID
 
@@ -7,9 +8,11 @@ import msgspec
 
 from transfer_engine.engine.admission import USER_ID_MAX
 from transfer_engine.http.problems import ProblemCode, Rejected
+from transfer_engine.schema import ids
 from transfer_engine.schema.ids import KEY_LENGTH_MAX
 
 _KEY_CHARACTERS: Final = bytes(range(0x20, 0x7F))
+_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,38}", re.ASCII)
 _USER_ID_DIGITS_MAX: Final = len(str(USER_ID_MAX))
 
 
@@ -36,7 +39,29 @@ def parse_user_id(text: str) -> int:
     raise Rejected(ProblemCode.INVALID_USER_ID, f"user_id must be an integer from 1 to {USER_ID_MAX}", field="user_id")
 
 
-def idempotency_key(values: tuple[bytes, ...]) -> str | None:
+def parse_request_id(text: str) -> int | None:
+    """Return the `req_id` that a `request_id` (decimal) or `req_id` (a UUID) of a path names; None where nothing can.
+
+    Digits alone are always a `request_id`.
+
+    Raises:
+        Rejected: it is neither (``invalid_request_id``).
+    """
+    if _DECIMAL.fullmatch(text):
+        return ids.parse_request_id(text)
+    try:
+        if not text.isdigit():
+            return msgspec.convert(text, UUID).int
+    except msgspec.ValidationError:
+        pass
+    raise Rejected(
+        ProblemCode.INVALID_REQUEST_ID,
+        "request_id must be a decimal number of at most 39 digits, or the UUID of a req_id",
+        field="request_id",
+    )
+
+
+def idempotency_key(values: tuple[bytes, ...], name: str = "Idempotency-Key") -> str | None:
     """Return the client's own key, or None; a key that can't be one is refused rather than left out.
 
     Raises:
@@ -55,5 +80,5 @@ def idempotency_key(values: tuple[bytes, ...]) -> str | None:
     elif value.translate(None, _KEY_CHARACTERS):
         fault = "has characters in it that are not printable ASCII: use letters, digits and punctuation"
     if fault is not None:
-        raise Rejected(ProblemCode.INVALID_IDEMPOTENCY_KEY, f"Idempotency-Key {fault}", field="Idempotency-Key")
+        raise Rejected(ProblemCode.INVALID_IDEMPOTENCY_KEY, f"{name} {fault}", field=name)
     return value.decode("ascii")

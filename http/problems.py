@@ -37,15 +37,22 @@ class ProblemCode(enum.StrEnum):
     INVALID_CURSOR = "invalid_cursor"
     BATCH_EMPTY = "batch_empty"
     BATCH_TOO_LARGE = "batch_too_large"
+    UNKNOWN_OP = "unknown_op"
     NO_SUCH_PATH = "no_such_path"
     NO_SUCH_CORE = "no_such_core"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    MALFORMED_REQUEST = "malformed_request"
+    TARGET_TOO_LONG = "target_too_long"
+    HEAD_TOO_LARGE = "head_too_large"
+    HEAD_TOO_SLOW = "head_too_slow"
     BODY_TOO_SLOW = "body_too_slow"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     UNAUTHENTICATED = "unauthenticated"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     WRONG_HOST = "wrong_host"
+    EXCEEDS_RATE_LIMIT = "exceeds_rate_limit"
+    RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 
@@ -69,20 +76,27 @@ STATUS_OF_PROBLEM: Final = {
     ProblemCode.INVALID_CURSOR: 400,
     ProblemCode.BATCH_EMPTY: 422,
     ProblemCode.BATCH_TOO_LARGE: 422,
+    ProblemCode.UNKNOWN_OP: 422,
     ProblemCode.NO_SUCH_PATH: 404,
     ProblemCode.NO_SUCH_CORE: 404,
     ProblemCode.METHOD_NOT_ALLOWED: 405,
+    ProblemCode.MALFORMED_REQUEST: 400,
+    ProblemCode.TARGET_TOO_LONG: 414,
+    ProblemCode.HEAD_TOO_LARGE: 431,
+    ProblemCode.HEAD_TOO_SLOW: 408,
     ProblemCode.BODY_TOO_SLOW: 408,
     ProblemCode.BODY_TOO_LARGE: 413,
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: 415,
     ProblemCode.UNAUTHENTICATED: 401,
     ProblemCode.INSUFFICIENT_SCOPE: 403,
     ProblemCode.WRONG_HOST: 421,
+    ProblemCode.EXCEEDS_RATE_LIMIT: 422,
+    ProblemCode.RATE_LIMITED: 429,
     ProblemCode.UNAVAILABLE: 503,
     ProblemCode.INTERNAL: 500,
 }
 
-_RETRYABLE: Final = {ProblemCode.BODY_TOO_SLOW, ProblemCode.UNAVAILABLE}
+_RETRYABLE: Final = {ProblemCode.HEAD_TOO_SLOW, ProblemCode.BODY_TOO_SLOW, ProblemCode.RATE_LIMITED, ProblemCode.UNAVAILABLE}
 
 STATUS_OF_REFUSAL: Final = {
     RefusalCode.AMOUNT_NOT_POSITIVE: 422,
@@ -90,6 +104,9 @@ STATUS_OF_REFUSAL: Final = {
     RefusalCode.UNKNOWN_SERVICE: 422,
     RefusalCode.UNKNOWN_ASSET: 422,
     RefusalCode.ASSET_DISABLED: 422,
+    RefusalCode.AMOUNT_BELOW_MINIMUM: 422,
+    RefusalCode.AMOUNT_ABOVE_MAXIMUM: 422,
+    RefusalCode.DAILY_LIMIT_REACHED: 422,
     RefusalCode.SAME_ACCOUNT: 422,
     RefusalCode.INVALID_USER_ID: 422,
     RefusalCode.INVALID_TYPE: 422,
@@ -124,6 +141,7 @@ NUMBER_OF_CODE: Final = {
     "invalid_cursor": 1016,
     "batch_empty": 1017,
     "batch_too_large": 1018,
+    "unknown_op": 1019,
     # 11xx: HTTP
     "no_such_path": 1100,
     "method_not_allowed": 1101,
@@ -131,6 +149,10 @@ NUMBER_OF_CODE: Final = {
     "body_too_large": 1103,
     "unsupported_media_type": 1104,
     "wrong_host": 1105,
+    "malformed_request": 1106,
+    "target_too_long": 1107,
+    "head_too_large": 1108,
+    "head_too_slow": 1109,
     # 20xx: who asks
     "unauthenticated": 2000,
     "insufficient_scope": 2001,
@@ -144,7 +166,13 @@ NUMBER_OF_CODE: Final = {
     "asset_mismatch": 3013,
     "same_account": 3014,
     "key_reused": 3020,
-    # 31xx: limits; 40xx: what is not there
+    # 31xx: limits
+    "amount_below_minimum": 3100,
+    "amount_above_maximum": 3101,
+    "daily_limit_reached": 3102,
+    "rate_limited": 3110,
+    "exceeds_rate_limit": 3111,
+    # 40xx: what is not there
     "not_found": 4000,
     "no_such_core": 4001,
     # 50xx: the server, now

@@ -57,7 +57,7 @@ class UserTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class UserAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """One side of a transfer, as it is told: ``account_type`` is the service's own name, whatever alias was asked by."""
+    """One side of a transfer, as it is told: ``account_type`` is the service's own name, whichever alias was sent."""
 
     account_type: str
     user_id: int
@@ -121,8 +121,8 @@ class UserAssets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assets: list[UserAsset]
 
 
-class Success(msgspec.Struct, Generic[Data], frozen=True, forbid_unknown_fields=True, gc=False):
+class Success(msgspec.Struct, Generic[Data], frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """The envelope of every answer that is no problem."""
 
-    data: Data
     code: Literal[0] = 0
+    data: Data
