@@ -217,5 +217,11 @@ class Lives:
 def alerts_in(log: Path, *, expected: Collection[str] = ()) -> list[str]:
     """Return the lines of a log that a person must see at once, but for those that tell of an ``expected`` event."""
     lines = log.read_text().splitlines()
-    harmless = ['"level": "info"', '"level": "warning"', '"level":"info"', '"level":"warning"', *(f'"event": "{event}"' for event in expected)]
+    harmless = [
+        '"level": "info"',
+        '"level": "warning"',
+        '"level":"info"',
+        '"level":"warning"',
+        *(f'"event": "{event}"' for event in expected),
+    ]
     return [line for line in lines if not any(words in line for words in harmless)]
