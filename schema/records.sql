@@ -2,7 +2,7 @@
 -- big-endian. `application_id` spells "XFER"; `user_version` is the version of this text.
 
 PRAGMA application_id = 0x58464552;
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 -- A row is replaced only by one with a higher version (see TransferRecord.version). Rows lie in the order in which
 -- they came (`number`), whatever their identifiers are.
@@ -78,4 +78,12 @@ CREATE TABLE claims (
     owner      TEXT    NOT NULL,
     ceiling_ms INTEGER NOT NULL,
     beat       INTEGER NOT NULL
+);
+
+-- Where users are told of their finished transfers (see Endpoint). A row is replaced only by one with a higher version;
+-- one that was given up stays, without its URL and its secret.
+CREATE TABLE webhook_endpoints (
+    user_id INTEGER NOT NULL PRIMARY KEY,
+    version INTEGER NOT NULL,
+    body    BLOB    NOT NULL
 );

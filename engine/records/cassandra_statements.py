@@ -51,6 +51,10 @@ _TEXTS: Final = {
     "WHERE shard = ? AND bucket < ?",
     "select_mark": "SELECT bucket FROM {keyspace}.marks WHERE shard = ?",
     "raise_mark": "INSERT INTO {keyspace}.marks (shard, bucket) VALUES (?, ?) USING TIMESTAMP ?",
+    "insert_endpoint": "INSERT INTO {keyspace}.webhook_endpoints (part, user_id, body) "
+    "VALUES (?, ?, ?) USING TIMESTAMP ?",
+    "select_endpoint": "SELECT body FROM {keyspace}.webhook_endpoints WHERE part = ? AND user_id = ?",
+    "scan_endpoints": "SELECT user_id, body FROM {keyspace}.webhook_endpoints WHERE part = ? AND user_id > ? LIMIT ?",
     "insert_node": "INSERT INTO {keyspace}.claimed_nodes (component, node) "
     f"VALUES ('{COMPONENT}', ?) USING TIMESTAMP {NODE_TIMESTAMP}",
     "select_nodes": f"SELECT node FROM {{keyspace}}.claimed_nodes WHERE component = '{COMPONENT}'",

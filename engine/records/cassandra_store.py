@@ -14,6 +14,7 @@ from cassandra.cluster import Session
 from transfer_engine.engine import crash_points
 from transfer_engine.engine.records import cassandra_cluster
 from transfer_engine.engine.records.cassandra_claims import CassandraClaims
+from transfer_engine.engine.records.cassandra_endpoints import CassandraEndpoints
 from transfer_engine.engine.records.cassandra_errors import BatchTooLarge, translate
 from transfer_engine.engine.records.cassandra_history import CassandraHistory
 from transfer_engine.engine.records.cassandra_journal import CassandraJournal
@@ -33,6 +34,7 @@ from transfer_engine.engine.records.cassandra_statements import LOOK_UP_MOST, St
 from transfer_engine.engine.records.known import KnownKeys
 from transfer_engine.engine.records.protocol import (
     Claim,
+    EndpointPage,
     HistoryPage,
     JournalBlob,
     Life,
@@ -42,6 +44,7 @@ from transfer_engine.engine.records.protocol import (
 )
 from transfer_engine.engine.settings import CassandraSettings
 from transfer_engine.schema.transfers import TransferRecord
+from transfer_engine.schema.webhooks import Endpoint
 
 BATCH_BYTES_MOST: Final = 20 * 1024
 """Packed bytes in one batch: the server counts up to twice as many against its limit of 50 KiB.
@@ -85,6 +88,7 @@ class CassandraRecords:
         self._known_periods: KnownKeys[tuple[int, int]] = KnownKeys(KNOWN_PERIODS_MOST)
         self._claims = CassandraClaims(session, statements)
         self._journal = CassandraJournal(session, statements)
+        self._endpoints = CassandraEndpoints(session, statements)
         self._history = CassandraHistory(session, statements, self.get_many)
 
     def __repr__(self) -> str:
@@ -135,6 +139,9 @@ class CassandraRecords:
         """
         requests = self._journal.appends(blobs)
         if records:
+            if requests:  # no row is on its way before they have landed
+                await self._session.execute_all(requests)
+                requests = []
             crash_points.reach("before_rows")
         while True:
             periods: set[tuple[int, int]] = set()
@@ -255,6 +262,28 @@ class CassandraRecords:
             return RecordPage(page, None)
         last = left[limit - 1] if len(left) >= limit else left[-1]
         return RecordPage(page, (last[0] + _TOKEN_OFFSET) << _KEY_BITS | last[5].int)
+
+    async def put_endpoint(self, endpoint: Endpoint) -> None:
+        """Write a user's endpoint under its version, see `RecordStore`. Cancellation leaves it on its way."""
+        await self._endpoints.put(endpoint)
+
+    async def get_endpoint(self, user_id: int) -> Endpoint | None:
+        """Return a user's endpoint, or None.
+
+        Raises:
+            RecordsDamaged: the row can't be understood; the message names it.
+        """
+        return await self._endpoints.get(user_id)
+
+    async def scan_endpoints(self, *, position: int | None = None, limit: int) -> EndpointPage:
+        """Return a page of all endpoints, 2,000 at most, see `RecordStore`; one may be short, or empty.
+
+        Raises:
+            ValueError: the limit is not positive.
+            RecordsDamaged: a row can't be understood; the message names it.
+        """
+        _check_limit(limit)
+        return await self._endpoints.scan(position, min(limit, SCAN_MOST))
 
     def close(self) -> None:
         """Send nothing more; see :func:`open_cassandra_records`."""

@@ -5,13 +5,18 @@ from typing import Final, Protocol
 
 import msgspec
 
+from transfer_engine.schema.ids import NODE_MAX
 from transfer_engine.schema.transfers import TransferRecord
+from transfer_engine.schema.webhooks import Endpoint
 
 JOURNAL_BLOB_BYTES_MAX: Final = 1 << 20
 """A journal blob stays under 1 MiB."""
 
 BUCKET_MS: Final = 10_000
 """Logical milliseconds in one bucket of the journal."""
+
+OUTBOX_SHARDS: Final = NODE_MAX + 1
+"""A node's outbox is journaled under this many more than its number: above every node's own shard."""
 
 
 class RecordsUnavailable(Exception):
@@ -79,6 +84,13 @@ class RecordPage(msgspec.Struct, frozen=True):
     next_position: int | None
 
 
+class EndpointPage(msgspec.Struct, frozen=True):
+    """A page of all users' endpoints; ``next_position`` continues it, None at the end."""
+
+    endpoints: list[Endpoint]
+    next_position: int | None
+
+
 class RecordStore(Protocol):
     """Durable memory of the engine. Every method may raise :class:`RecordsUnavailable` (the outcome is unknown)."""
 
@@ -125,7 +137,8 @@ class RecordStore(Protocol):
         """Make journal blobs and rows durable, in one group commit where the store can.
 
         A row replaces the stored one only if its ``version`` is higher; the user's history (source's and target's)
-        follows it. All is idempotent: after RecordsUnavailable write the same again.
+        follows it. No row is written before the blobs of the same call are durable: where a row is, they are. All is
+        idempotent: after RecordsUnavailable write the same again.
         """
         ...
 
@@ -162,4 +175,19 @@ class RecordStore(Protocol):
         ``position`` is a former page's ``next_position``. A row that was there before the first page is on one page;
         one that is written meanwhile may be.
         """
+        ...
+
+    async def put_endpoint(self, endpoint: Endpoint) -> None:
+        """Write a user's endpoint. It replaces the stored one only if its ``version`` is higher.
+
+        Of two under one version either stays, whole: read it back. After RecordsUnavailable write the same again.
+        """
+        ...
+
+    async def get_endpoint(self, user_id: int) -> Endpoint | None:
+        """Return a user's endpoint, also one without a URL; None where there never was one."""
+        ...
+
+    async def scan_endpoints(self, *, position: int | None = None, limit: int) -> EndpointPage:
+        """Return a page of all endpoints, in an order of the store's own; ``position`` is a former page's."""
         ...

@@ -11,6 +11,7 @@ import trio
 from transfer_engine.engine.records.protocol import (
     JOURNAL_BLOB_BYTES_MAX,
     Claim,
+    EndpointPage,
     HistoryPage,
     JournalBlob,
     Life,
@@ -25,9 +26,11 @@ from transfer_engine.engine.records.sqlite_claims import (
     write_release,
 )
 from transfer_engine.engine.records.sqlite_columns import record_key, values_of
+from transfer_engine.engine.records.sqlite_endpoints import read_endpoint, scan_endpoints, write_endpoint
 from transfer_engine.engine.records.sqlite_file import connect_reader, connect_writer, transaction, translated_errors
 from transfer_engine.engine.records.sqlite_rows import SqliteRows, Staged, read_history, scan_rows
 from transfer_engine.schema.transfers import TransferRecord
+from transfer_engine.schema.webhooks import Endpoint
 
 T = TypeVar("T")
 
@@ -248,6 +251,28 @@ class SqliteRecords:
         """
         _check_limit(limit)
         return await self._scanner.run(lambda connection: scan_rows(connection, position, limit))
+
+    async def put_endpoint(self, endpoint: Endpoint) -> None:
+        """Write a user's endpoint, unless a later version is there, see `RecordStore`."""
+        await self._write_alone(lambda: write_endpoint(self._writer, endpoint))
+
+    async def get_endpoint(self, user_id: int) -> Endpoint | None:
+        """Return a user's endpoint, or None.
+
+        Raises:
+            RecordsDamaged: the row can't be understood; the message names it.
+        """
+        return await self._looker.run(lambda connection: read_endpoint(connection, user_id))
+
+    async def scan_endpoints(self, *, position: int | None = None, limit: int) -> EndpointPage:
+        """Return a page of all endpoints, by user, see `RecordStore`.
+
+        Raises:
+            ValueError: the limit is not positive.
+            RecordsDamaged: a row can't be understood; the message names it.
+        """
+        _check_limit(limit)
+        return await self._scanner.run(lambda connection: scan_endpoints(connection, position, limit))
 
     async def _write_waiting(self) -> None:
         """Write the calls that wait, in one transaction. The caller holds the turn, and its own call is among them."""

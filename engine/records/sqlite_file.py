@@ -12,7 +12,7 @@ from typing import Final
 
 from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsUnavailable
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """``user_version`` of ``schema/records.sql``."""
 
 APPLICATION_ID: Final = 0x58464552
@@ -32,7 +32,11 @@ CHECKPOINT_PAGES: Final = 8_000
 A larger WAL saves more copies, but makes the one commit that does it slower (some 20 ms at 8,000 pages).
 """
 
-_UPGRADES: Final = {1: "ALTER TABLE claims ADD COLUMN beat INTEGER NOT NULL DEFAULT 0"}
+_UPGRADES: Final = {
+    1: "ALTER TABLE claims ADD COLUMN beat INTEGER NOT NULL DEFAULT 0",
+    2: "CREATE TABLE webhook_endpoints (user_id INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL, "
+    "body BLOB NOT NULL)",
+}
 """What turns an earlier version of the tables into the next one."""
 
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})

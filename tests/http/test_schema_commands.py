@@ -56,7 +56,7 @@ def test_it_is_applied_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(["schema", "apply", "--config", config]) == 1
     assert "--replication-factor 1" in capsys.readouterr().err
     assert run(["schema", "apply", "--config", config, "--replication-factor", "1"]) == 0
-    assert "schema version 1 applied" in capsys.readouterr().out
+    assert "schema version 2 applied" in capsys.readouterr().out
     assert run(["schema", "apply", "--config", config]) == 0
     assert "nothing to do" in capsys.readouterr().out
     with connected(settings) as session:

@@ -27,6 +27,7 @@ _TABLES: Final = (
     "marks",
     "claims",
     "claimed_nodes",
+    "webhook_endpoints",
 )
 _numbers = count()
 

@@ -13,6 +13,7 @@ from transfer_engine.engine.records.protocol import (
     JOURNAL_BLOB_BYTES_MAX,
     Claim,
     ClaimLost,
+    EndpointPage,
     HistoryPage,
     JournalBlob,
     Life,
@@ -23,6 +24,7 @@ from transfer_engine.engine.records.protocol import (
 )
 from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS
 from transfer_engine.schema.transfers import TransferRecord
+from transfer_engine.schema.webhooks import Endpoint
 
 
 class MemoryRecords:
@@ -31,6 +33,7 @@ class MemoryRecords:
         self.blobs: dict[tuple[int, int, int], bytes] = {}
         self.marks: dict[int, int] = {}
         self.claim_of: dict[int, Claim] = {}
+        self.endpoints: dict[int, Endpoint] = {}
         self.faults: list[str] = []
 
     def fail_next(self, *faults: str) -> None:
@@ -143,6 +146,25 @@ class MemoryRecords:
         return RecordPage(
             records=[self.rows[req_id] for req_id in keys[:limit]],
             next_position=keys[limit - 1] if len(keys) > limit else None,
+        )
+
+    async def put_endpoint(self, endpoint: Endpoint) -> None:
+        await trio.lowlevel.checkpoint()
+        former = self.endpoints.get(endpoint.user_id)
+        if former is None or endpoint.version > former.version:
+            self.endpoints[endpoint.user_id] = endpoint
+
+    async def get_endpoint(self, user_id: int) -> Endpoint | None:
+        await trio.lowlevel.checkpoint()
+        return self.endpoints.get(user_id)
+
+    async def scan_endpoints(self, *, position: int | None = None, limit: int) -> EndpointPage:
+        await trio.lowlevel.checkpoint()
+        _check_limit(limit)
+        users = [user_id for user_id in sorted(self.endpoints) if position is None or user_id > position]
+        return EndpointPage(
+            endpoints=[self.endpoints[user_id] for user_id in users[:limit]],
+            next_position=users[limit - 1] if len(users) > limit else None,
         )
 
 

@@ -14,11 +14,20 @@ from support.inline_ledger import InlineLedger
 from support.memory_records import MemoryRecords
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.legs import TOMBSTONE_CODE
-from transfer_engine.engine.records.protocol import Claim, JournalBlob, Life, RecordPage, RecordsUnavailable
+from transfer_engine.engine.records.protocol import (
+    OUTBOX_SHARDS,
+    Claim,
+    EndpointPage,
+    JournalBlob,
+    Life,
+    RecordPage,
+    RecordsUnavailable,
+)
 from transfer_engine.engine.services.protocol import Answer, CoreBalance, ServiceCall
 from transfer_engine.engine.services.simulated import SimulatedCore
 from transfer_engine.schema.ids import LEG_MAX
 from transfer_engine.schema.transfers import TransferRecord, decode_intents
+from transfer_engine.schema.webhooks import Endpoint
 
 T = TypeVar("T")
 
@@ -234,8 +243,12 @@ class WiredRecords:
 
     async def write(self, blobs: Sequence[JournalBlob], records: Sequence[TransferRecord]) -> None:
         entries = [
-            Entry("intent", int.from_bytes(intent.req_id)) for blob in blobs for intent in decode_intents(blob.body)
+            Entry("intent", int.from_bytes(intent.req_id))
+            for blob in blobs
+            if blob.shard < OUTBOX_SHARDS
+            for intent in decode_intents(blob.body)
         ]
+        entries += [Entry("outbox", blob.sequence) for blob in blobs if blob.shard >= OUTBOX_SHARDS]
         entries += [Entry(f"row {record.state.value}", record.req_id.int) for record in records]
         await self._call(entries, lambda: self._records.write(blobs, records))
 
@@ -266,6 +279,17 @@ class WiredRecords:
 
     async def scan_records(self, *, position: int | None = None, limit: int) -> RecordPage:
         return await self._call([Entry("scan", 0)], lambda: self._records.scan_records(position=position, limit=limit))
+
+    async def put_endpoint(self, endpoint: Endpoint) -> None:
+        await self._call([Entry("endpoint", endpoint.user_id)], lambda: self._records.put_endpoint(endpoint))
+
+    async def get_endpoint(self, user_id: int) -> Endpoint | None:
+        return await self._call([Entry("get endpoint", user_id)], lambda: self._records.get_endpoint(user_id))
+
+    async def scan_endpoints(self, *, position: int | None = None, limit: int) -> EndpointPage:
+        return await self._call(
+            [Entry("endpoints", 0)], lambda: self._records.scan_endpoints(position=position, limit=limit)
+        )
 
 
 class WiredCore:

@@ -140,7 +140,7 @@ def test_more_replicas_than_nodes_are_refused_before_anything_is_made(server: Ca
 async def test_the_schema_is_made_once_and_its_version_is_checked(server: CassandraServer) -> None:
     settings = settings_of(server)
     assert len(apply(settings)) == 2
-    assert apply(settings) == [f"keyspace {settings.keyspace}: schema version 1, nothing to do"]
+    assert apply(settings) == [f"keyspace {settings.keyspace}: schema version 2, nothing to do"]
     with connected(settings) as session:
         session.execute(f"TRUNCATE {settings.keyspace}.schema_version")
         assert "schema apply" in await refusal_of(settings)

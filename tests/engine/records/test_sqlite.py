@@ -66,7 +66,7 @@ async def test_another_applications_database_is_refused(path: Path) -> None:
 async def test_a_later_schema_is_refused(path: Path) -> None:
     await fill(path, 1)
     change(path, f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION + 1}")
-    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 3, and this engine knows 2"):
+    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 4, and this engine knows 3"):
         async with open_sqlite_records(path):
             pass
 
@@ -75,7 +75,7 @@ async def test_an_earlier_schema_is_brought_up_to_date(path: Path) -> None:
     async with open_sqlite_records(path) as store:
         life = await store.claim(3, "a", former=None, ceiling_ms=LATER_MS)
         await store.write([], [record(1)])
-    change(path, "ALTER TABLE claims DROP COLUMN beat", "PRAGMA user_version = 1")
+    change(path, "ALTER TABLE claims DROP COLUMN beat", "DROP TABLE webhook_endpoints", "PRAGMA user_version = 1")
     for _ in range(2):
         async with open_sqlite_records(path) as store:
             assert await store.get(issued_req_id(1)) == record(1)
