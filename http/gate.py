@@ -8,38 +8,82 @@ import msgspec
 from transfer_engine.http.identity import Authenticator, Caller, NoTokens, Scope
 from transfer_engine.http.local_hosts import require_local
 from transfer_engine.http.messages import Headers, Request
+from transfer_engine.http.rate_limits import RateLimits
 
 _NO_HEADERS: Final[Headers] = ()
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """A request that may go on: who asks, and what every answer to it carries."""
+    """A request that may go on, and who asks."""
 
     caller: Caller
-    headers: Headers = _NO_HEADERS
 
 
 class Gate:
     """Lets requests in, one by one; the websocket's messages pass it, too."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, rate_limits: RateLimits | None = None) -> None:
         self._authenticator = authenticator
+        self.rate_limits: Final = rate_limits if rate_limits is not None and rate_limits.is_on else None
+        """None where nothing is limited."""
         self._is_local_only = isinstance(authenticator, NoTokens)
 
     async def enter(self, request: Request, scope: Scope | None) -> Admitted:
-        """Let a request in that needs ``scope`` (None: nobody has to say who he is).
+        """Let a request in that needs ``scope`` (None: nobody has to say who he is), and that has :meth:`arrived`.
 
         Raises:
             Rejected: no valid token (401), not this scope (403), too often (429), or, without tokens, meant for another
-                host (421). Its headers are complete.
+                host (421).
+        """
+        caller = await self.caller_of(request, scope)
+        self.admit(caller, scope)
+        return Admitted(caller)
+
+    async def caller_of(self, request: Request, scope: Scope | None) -> Caller:
+        """Return who asks; the first half of :meth:`enter`, for who has to know him also where he is refused.
+
+        Raises:
+            Rejected: no valid token (401), or, without tokens, meant for another host (421).
         """
         if self._is_local_only:
             require_local(request.host)
-        if scope is None:
-            return _PUBLIC
-        caller = await self.identify(request.authorization)
-        caller.require(scope)
-        return Admitted(caller)
+        return _NOBODY if scope is None else await self.identify(request.authorization)
+
+    def admit(self, caller: Caller, scope: Scope | None) -> None:
+        """Let somebody in, or not; the second half of :meth:`enter`.
+
+        Raises:
+            Rejected: too often (429), or not this scope (403).
+        """
+        if scope is not None:
+            if self.rate_limits is not None:
+                self.rate_limits.identified(caller)
+            caller.require(scope)
+
+    def arrived(self, request: Request) -> None:
+        """Count a request for the address that it comes from: each once, and first of all, whatever becomes of it.
+
+        Raises:
+            Rejected: too many came from there (429).
+        """
+        if self.rate_limits is not None:
+            self.rate_limits.arrive(request)
+
+    def charge(self, request: Request, caller: Caller, cost: int) -> None:
+        """Count ``cost`` more for who asks and for the address; all of it is taken, or nothing.
+
+        A batch of n transfers costs n - 1 beside its request; a websocket's message 1, or as many transfers as it
+        has: ``request`` is the handshake then.
+
+        Raises:
+            Rejected: too often (``rate_limited``, 429), or more than is ever allowed (``exceeds_rate_limit``, 422).
+        """
+        if self.rate_limits is not None and cost > 0:
+            self.rate_limits.charge(request, caller, cost)
+
+    def headers(self, request: Request, caller: Caller | None) -> Headers:
+        """Return what every answer carries, the refused ones too; ``caller`` is None where he is not known."""
+        return _NO_HEADERS if self.rate_limits is None else self.rate_limits.headers(request, caller)
 
     async def identify(self, authorization: Sequence[bytes]) -> Caller:
         """Return who asks, by the values of the ``Authorization`` headers; a websocket's first message has one too.
@@ -61,4 +105,4 @@ class Gate:
             require_local(host, origin)
 
 
-_PUBLIC: Final = Admitted(Caller(subject="", user_id=None, scopes=frozenset()))
+_NOBODY: Final = Caller(subject="", user_id=None, scopes=frozenset())

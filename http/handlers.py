@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from transfer_engine.engine import Engine
 
 _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
+_NO_HEADERS: Final[Headers] = ()
 
 
 class Api:
@@ -110,7 +111,7 @@ class Api:
         theirs = take_over(request.traceparent)
         trace = theirs or begin_trace()
         found = self._table.find(request.path)
-        response = problem_of_rejection(rejected).response(self.flavour(request.path))
+        response = self._counted_refusal(rejected, request)
         if self._access_log is not None:
             template = found[0].template if found is not None else NO_ENDPOINT
             started = time.perf_counter()
@@ -122,7 +123,7 @@ class Api:
         found = self._table.find(request.path)
         if found is None:
             rejected = Rejected(ProblemCode.NO_SUCH_PATH, "there is nothing at this path")
-            return problem_of_rejection(rejected).response(self.flavour(request.path)), NO_ENDPOINT, None
+            return self._counted_refusal(rejected, request), NO_ENDPOINT, None
         resource, parameters = found
         route = resource.routes.get(request.method)
         if route is None:
@@ -131,21 +132,32 @@ class Api:
                 f"{request.method[:16]} is not allowed here: use {resource.allow}",
                 headers=((b"allow", resource.allow.encode()),),
             )
-            return problem_of_rejection(rejected).response(self.flavour(request.path)), resource.template, None
-        headers: Headers = ()
+            return self._counted_refusal(rejected, request), resource.template, None
         caller: Caller | None = None
         try:
-            admitted = await self.gate.enter(request, route.scope)
-            headers = admitted.headers
-            caller = admitted.caller
+            if route.is_counted:
+                self.gate.arrived(request)
+            caller = await self.gate.caller_of(request, route.scope)
+            self.gate.admit(caller, route.scope)
             if route.body_types and request.content_type not in route.body_types:
                 _require_media_type(request.content_type, route.body_types)
             response = await route.handler(request, caller, parameters)
         except Exception as error:  # noqa: BLE001 - the last line before the client: he gets an answer, the log the rest
             response = self._problem(error, request, route).response(route.flavour)
+        headers = self.gate.headers(request, caller) if route.is_counted else _NO_HEADERS
         if headers:
             response = msgspec.structs.replace(response, headers=(*response.headers, *headers))
         return response, route.template, caller
+
+    def _counted_refusal(self, rejected: Rejected, request: Request) -> Response:
+        """Return the answer to a request that reached no endpoint; it counts for its address like any other."""
+        try:
+            self.gate.arrived(request)
+        except Rejected as too_often:
+            rejected = too_often
+        response = problem_of_rejection(rejected).response(self.flavour(request.path))
+        headers = self.gate.headers(request, None)
+        return msgspec.structs.replace(response, headers=(*response.headers, *headers)) if headers else response
 
     def _problem(self, error: Exception, request: Request, route: Route) -> Problem:
         if isinstance(error, Refused):

@@ -26,7 +26,10 @@ class HealthApi:
 
     def routes(self) -> list[Route]:
         """Return the endpoints."""
-        return [Route("GET", "/health", self.health, None), Route("GET", "/ready", self.ready, None)]
+        return [
+            Route("GET", "/health", self.health, None, is_counted=False),
+            Route("GET", "/ready", self.ready, None, is_counted=False),
+        ]
 
     async def health(self, _request: Request, _caller: Caller, _parameters: Sequence[str]) -> Response:
         """Say that the process answers."""

@@ -96,7 +96,12 @@ STATUS_OF_PROBLEM: Final = {
     ProblemCode.INTERNAL: 500,
 }
 
-_RETRYABLE: Final = {ProblemCode.HEAD_TOO_SLOW, ProblemCode.BODY_TOO_SLOW, ProblemCode.RATE_LIMITED, ProblemCode.UNAVAILABLE}
+_RETRYABLE: Final = {
+    ProblemCode.HEAD_TOO_SLOW,
+    ProblemCode.BODY_TOO_SLOW,
+    ProblemCode.RATE_LIMITED,
+    ProblemCode.UNAVAILABLE,
+}
 
 STATUS_OF_REFUSAL: Final = {
     RefusalCode.AMOUNT_NOT_POSITIVE: 422,

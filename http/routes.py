@@ -27,6 +27,8 @@ class Route(msgspec.Struct, frozen=True):
     """Whether it takes an ``Idempotency-Key``."""
     body_bytes_most: int | None = None
     """How large a body it takes where that is more than the server's own bound; None: that bound."""
+    is_counted: bool = True
+    """Whether it counts for the rate limit of the address; load balancers ask some all the time, from few addresses."""
 
 
 class Resource:

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.exceptions import SettingsError
 
 from transfer_engine.engine.settings import ServiceSettings, Settings
+from transfer_engine.http.client_addresses import parse_networks
 from transfer_engine.http.configuration_file import ConfigurationError, ConfigurationFile, read_configuration_file
 from transfer_engine.http.rate_limit_settings import RateLimitSettings
 from transfer_engine.http.token_settings import TokenSettings
@@ -72,6 +73,12 @@ class ServerSettings(Settings):
     @classmethod
     def _expand_home(cls, data_dir: Path) -> Path:
         return data_dir.expanduser()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_addresses(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        parse_networks(proxies)
+        return proxies
 
     @field_validator("services")
     @classmethod
