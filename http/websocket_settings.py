@@ -20,3 +20,5 @@ class WebSocketSettings(BaseModel):
     """How often a silent client is asked whether it lives; without an answer until the next time it is cut off."""
     token_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = 5_000
     """How long a client that sent no token in the header may take to send it in its first message."""
+    faults_most: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Messages in a row that are no requests; then the connection is closed."""

@@ -1,0 +1,74 @@
+"""A websocket connection as the session sees it, and the codes that it is closed by; each door has its own kind."""
+
+import enum
+from collections.abc import Sequence
+from typing import Protocol
+
+Message = str | bytes
+"""A text frame's content, or a binary one's."""
+
+
+class CloseCode(enum.IntEnum):
+    """Why a connection is closed: RFC 6455's codes, and our own above 4000."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    """The server shuts down: everything that was asked for is answered."""
+    PROTOCOL_ERROR = 1002
+    BAD_UTF8 = 1007
+    FLOOD = 1008
+    """Too many messages in a row that are no requests, or too many above what may be unanswered."""
+    TOO_LARGE = 1009
+    INTERNAL = 1011
+    UNAUTHENTICATED = 4001
+    """No token in time, or it has expired."""
+    LAGGED = 4008
+    """The client does not read what it is sent."""
+
+
+class ConnectionEnded(Exception):
+    """Nothing more can be sent or received: the client has closed the connection, or it broke."""
+
+
+class Connection(Protocol):
+    """One client's websocket. One task receives, another one sends; either may be cancelled, which ends both uses."""
+
+    last_heard_at: float
+    """When the client last proved to be there (trio's clock)."""
+
+    answers_pings: bool
+    """Whether :meth:`ping` makes a client that is there move :attr:`last_heard_at`."""
+
+    async def receive(self) -> Sequence[Message]:
+        """Return the messages that have come, at least one. Cancellation loses none but those of a broken connection.
+
+        Raises:
+            ConnectionEnded: the client has left.
+            MessageRefused: the client broke the protocol, or a bound: close with that code.
+        """
+        ...
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Send messages, in order, together. Cancellation leaves the connection unusable.
+
+        Raises:
+            ConnectionEnded: the client has left.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Ask the client for a sign of life; does not wait for it. Raises and is cancelled like :meth:`send`."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close, and wait for the client to do so for a moment. Never raises for what the client does."""
+        ...
+
+
+class MessageRefused(Exception):
+    """A client sent what no message may be."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason

@@ -1,0 +1,214 @@
+"""What the requests of a websocket do: each has one answer, at once or later, in any order."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, Protocol
+
+import structlog
+
+from transfer_engine.engine.callers import Answer as EngineAnswer
+from transfer_engine.engine.outcomes import Refused, TransferNotFound, TransferOutcome
+from transfer_engine.http.engine_slot import EngineSlot
+from transfer_engine.http.identity import Caller, Scope
+from transfer_engine.http.parameters import parse_req_id
+from transfer_engine.http.problems import ProblemCode, Rejected
+from transfer_engine.http.transfer_items import (
+    entry_of,
+    error_details,
+    order_of,
+    own_user,
+    problem_of,
+    result_of,
+    transfer_error,
+)
+from transfer_engine.http.websocket_messages import (
+    Answer,
+    BalancesCall,
+    BatchCall,
+    Call,
+    Encode,
+    GetCall,
+    Lagged,
+    Outgoing,
+    PingCall,
+    TransferCall,
+    TransferView,
+    decode_item,
+    encode_text,
+)
+from transfer_engine.schema.ids import is_req_id
+from transfer_engine.schema.wire import BalanceEntry, BalancesResponse, BatchResult
+
+BATCH_ITEMS_MOST: Final = 1_000
+"""Transfers of one batch."""
+
+_log: Final = structlog.stdlib.get_logger("transfer_engine.http")
+
+
+class Asker(Protocol):
+    """The connection that requests come from."""
+
+    def require(self, scope: Scope) -> Caller:
+        """Return who asks, or raise Rejected."""
+        ...
+
+    def began(self, count: int = 1) -> None:
+        """Count requests that are answered later."""
+        ...
+
+    def answer(self, answer: Answer, encode: Encode, count: int = 1) -> None:
+        """Answer a request that had begun, counted as so many."""
+        ...
+
+    def tell(self, message: Outgoing, encode: Encode) -> None:
+        """Send a message."""
+        ...
+
+    def start(self, work: Callable[[], object]) -> None:
+        """Run work in a task of its own."""
+        ...
+
+
+class Requests:
+    """Carries out the requests of one connection."""
+
+    def __init__(self, asker: Asker, slot: EngineSlot) -> None:
+        self._asker = asker
+        self._slot = slot
+
+    def carry_out(self, call: Call, encode: Encode) -> None:
+        """Begin a request; whatever it is, it is answered once."""
+        try:
+            _HANDLERS[type(call)](self, call, encode)
+        except (Rejected, Refused) as refusal:
+            is_transfer = isinstance(call, TransferCall)
+            problem = problem_of(refusal, is_safe=True)
+            error = transfer_error(refusal, is_keyed=True) if is_transfer else error_details(problem)
+            self._asker.tell(Answer(call.id, _op(call), False, error=error), encode)
+
+    def transfer(self, call: TransferCall, encode: Encode) -> None:
+        """Move an amount."""
+        order = order_of(call, self._asker.require(Scope.WRITE))
+        engine = self._slot.engine
+        self._asker.began()
+        engine.submit(order, partial(self._transferred, call, encode))
+
+    def _transferred(self, call: TransferCall, encode: Encode, answer: EngineAnswer | Exception) -> None:
+        if isinstance(answer, TransferOutcome):
+            self._asker.answer(Answer(call.id, "transfer", True, result_of(answer)), encode)
+        else:
+            error = transfer_error(answer, is_keyed=call.idempotency_key is not None)
+            self._asker.answer(Answer(call.id, "transfer", False, error=error), encode)
+
+    def batch(self, call: BatchCall, encode: Encode) -> None:
+        """Move many amounts in one trip; one that is refused does not spoil the others."""
+        caller = self._asker.require(Scope.WRITE)
+        items = call.transfers
+        if not items:
+            raise Rejected(ProblemCode.BATCH_EMPTY, "transfers is empty: name at least one", field="transfers")
+        if len(items) > BATCH_ITEMS_MOST:
+            raise Rejected(
+                ProblemCode.BATCH_TOO_LARGE,
+                f"{len(items)} transfers are more than a batch may have: at most {BATCH_ITEMS_MOST}",
+                field="transfers",
+            )
+        submit = self._slot.engine.submit
+        self._asker.began(len(items))
+        batch = _Batch(self._asker, call, encode)
+        is_text = encode is encode_text
+        for index, raw in enumerate(items):
+            try:
+                item = decode_item(raw, is_text=is_text)
+                order = order_of(item, caller)
+            except Rejected as rejected:
+                batch.answered(index, True, rejected)
+            else:
+                submit(order, partial(batch.answered, index, order.idempotency_key is not None))
+
+    def ping(self, call: PingCall, encode: Encode) -> None:
+        """Say that somebody is there."""
+        self._asker.tell(Answer(call.id, "ping", True), encode)
+
+    def get(self, call: GetCall, encode: Encode) -> None:
+        """Look at a transfer; another user's is not found."""
+        caller = self._asker.require(Scope.READ)
+        req_id = parse_req_id(call.req_id)
+        engine = self._slot.engine
+
+        async def look_up() -> TransferView:
+            record = await engine.get(req_id) if is_req_id(req_id.int) else None
+            if record is None or not (caller.owns(record.user_id) or caller.owns(record.target_user_id)):
+                raise TransferNotFound
+            return TransferView.of(record)
+
+        self._look(call, encode, look_up)
+
+    def balances(self, call: BalancesCall, encode: Encode) -> None:
+        """Look at a user's accounts; another user's are not found."""
+        caller = self._asker.require(Scope.READ)
+        user_id = own_user(call.user_id, caller)
+        if not caller.owns(user_id):
+            raise TransferNotFound(message="User not found")
+        engine = self._slot.engine
+
+        async def look_up() -> BalancesResponse:
+            balances = await engine.balances(user_id)
+            return BalancesResponse(
+                [BalanceEntry(one.account, one.asset_id, one.available, one.frozen) for one in balances]
+            )
+
+        self._look(call, encode, look_up)
+
+    def _look(self, call: GetCall | BalancesCall, encode: Encode, look_up: Callable[[], Any]) -> None:
+        self._asker.began()
+        self._asker.start(partial(self._look_and_answer, call, encode, look_up))
+
+    async def _look_and_answer(self, call: GetCall | BalancesCall, encode: Encode, look_up: Callable[[], Any]) -> None:
+        try:
+            answer = Answer(call.id, _op(call), True, await look_up())
+        except Exception as fault:  # noqa: BLE001  whatever it is, the client gets an answer
+            if not isinstance(fault, Rejected | Refused):
+                _log.error("request failed", op=_op(call), exc_info=fault)
+            answer = Answer(call.id, _op(call), False, error=error_details(problem_of(fault, is_safe=True)))
+        self._asker.answer(answer, encode)
+
+    def unsubscribe_all(self) -> None:
+        """Tell nothing more to a connection that has ended."""
+
+    def positions(self) -> Iterator[tuple[Lagged, Encode]]:
+        """Yield where each subscription may be resumed."""
+        yield from ()
+
+
+class _Batch:
+    """A batch under way: answered when the last of its transfers is."""
+
+    __slots__ = ("_asker", "_call", "_encode", "_entries", "_left")
+
+    def __init__(self, asker: Asker, call: BatchCall, encode: Encode) -> None:
+        self._asker = asker
+        self._call = call
+        self._encode = encode
+        self._entries: list[Any] = [None] * len(call.transfers)
+        self._left = len(call.transfers)
+
+    def answered(self, index: int, is_keyed: bool, answer: EngineAnswer | Exception) -> None:
+        """Take one transfer's answer."""
+        self._entries[index] = entry_of(answer, is_keyed=is_keyed)
+        self._left -= 1
+        if not self._left:
+            result = BatchResult(self._entries)
+            self._asker.answer(Answer(self._call.id, "batch", True, result), self._encode, len(self._entries))
+
+
+def _op(call: Call) -> str:
+    return str(call.__struct_config__.tag)
+
+
+_HANDLERS: Final[dict[type, Callable[[Requests, Any, Encode], None]]] = {
+    TransferCall: Requests.transfer,
+    BatchCall: Requests.batch,
+    GetCall: Requests.get,
+    BalancesCall: Requests.balances,
+    PingCall: Requests.ping,
+}

@@ -1,0 +1,284 @@
+"""One websocket connection: reads requests, has them carried out, and sends answers and events, in one order.
+
+What lives here: who asks, what may be unanswered, when the connection ends and what is said before. What a request
+does is in ``websocket_requests.py``; bytes and frames are the door's. A bad request has an answer; what closes a
+connection is in :class:`~transfer_engine.http.websocket_connection.CloseCode`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from transfer_engine.engine.outcomes import Overloaded, RefusalCode
+from transfer_engine.http.engine_slot import EngineSlot
+from transfer_engine.http.gate import Gate
+from transfer_engine.http.identity import Caller, Scope
+from transfer_engine.http.problems import ProblemCode, Rejected
+from transfer_engine.http.transfer_items import error_details, problem_of
+from transfer_engine.http.websocket_connection import CloseCode, Connection, ConnectionEnded, MessageRefused
+from transfer_engine.http.websocket_messages import (
+    Answer,
+    AuthCall,
+    Authenticated,
+    Call,
+    Encode,
+    Notice,
+    Outgoing,
+    Unreadable,
+    decode,
+    encode_binary,
+    encode_text,
+)
+from transfer_engine.http.websocket_outbox import Outbox
+from transfer_engine.http.websocket_requests import Requests
+from transfer_engine.http.websocket_settings import WebSocketSettings
+
+_log: Final = structlog.stdlib.get_logger("transfer_engine.http")
+
+_REFUSED_SHARE: Final = 8
+"""Requests in a row that may be refused as overload before it counts as a flood, in multiples of what is allowed."""
+
+
+class SessionParts(msgspec.Struct, frozen=True):
+    """What the sessions of a server share."""
+
+    slot: EngineSlot
+    gate: Gate
+    settings: WebSocketSettings
+    drain_s: float
+    """How long a closing connection waits for its last answers."""
+    send_timeout_s: float
+    now_s: Callable[[], float] = time.time
+    """Unix time, for tokens."""
+
+
+class Session:
+    """One client's connection, from its first message to its last.
+
+    Args:
+        parts: what all sessions share.
+        connection: the door's.
+        caller: who asks, or None where he has yet to say it.
+    """
+
+    def __init__(self, parts: SessionParts, connection: Connection, caller: Caller | None) -> None:
+        self.caller = caller
+        self.outbox = Outbox(connection, waiting_bytes_most=parts.settings.waiting_bytes_most)
+        self._parts = parts
+        self._connection = connection
+        self._requests = Requests(self, parts.slot)
+        self._encode: Encode = encode_text
+        self._began_at = trio.current_time()
+        self._in_flight = 0
+        self._faults_in_a_row = 0
+        self._refused_in_a_row = 0
+        self._ending: tuple[CloseCode, str] | None = None
+        self._answered = trio.Event()
+        self._reading = trio.CancelScope()
+        self._life = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+
+    def __repr__(self) -> str:
+        who = "nobody yet" if self.caller is None else repr(self.caller.subject)
+        return f"<Session of {who}: {self._in_flight} requests in flight, {self.outbox!r}>"
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered yet."""
+        return self._in_flight
+
+    async def run(self) -> None:
+        """Serve the connection to its end. Cancellation cuts it; what the engine has taken goes on."""
+        with self._life:
+            try:
+                async with trio.open_nursery(strict_exception_groups=True) as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._write)
+                    await self._read()
+                    if self._in_flight and self._ending is not None and self._ending[0] is not CloseCode.LAGGED:
+                        with trio.move_on_after(self._parts.drain_s):
+                            await self._answered.wait()
+                    self.outbox.close()
+            except BaseExceptionGroup as group:
+                cancelled, faults = group.split(trio.Cancelled)
+                if faults is not None:
+                    _log.error("websocket failed", exc_info=faults)
+                if cancelled is not None:
+                    raise cancelled from None
+            finally:
+                self._nursery = None
+                self._requests.unsubscribe_all()
+
+    def cut(self) -> None:
+        """End it at once: nothing more is sent."""
+        self._life.cancel()
+
+    def end(self, code: CloseCode, reason: str) -> None:
+        """Read no more requests; say so, answer what is in flight as far as that is possible soon, and close."""
+        if self._ending is None:
+            self._ending = (code, reason)
+            self.outbox.put(self._encode(Notice(code, reason)))
+            if not self._in_flight:
+                self._answered.set()
+            self._reading.cancel()
+
+    def sweep(self, now: float) -> None:
+        """Look whether the connection is still to be had; called now and then (``now`` by trio's clock)."""
+        settings = self._parts.settings
+        sending_since = self.outbox.sending_since
+        if sending_since is not None and now - sending_since > self._parts.send_timeout_s:
+            self.cut()
+            return
+        if self._ending is not None:
+            return
+        caller = self.caller
+        if caller is None:
+            if now - self._began_at > settings.token_timeout_ms / 1_000:
+                self.end(CloseCode.UNAUTHENTICATED, "no token came in time")
+        elif caller.expires_at is not None and self._parts.now_s() >= caller.expires_at:
+            self.end(CloseCode.UNAUTHENTICATED, "the token has expired")
+        if self._connection.answers_pings:
+            silent_s = now - self._connection.last_heard_at
+            if silent_s > 2 * settings.ping_interval_ms / 1_000:
+                self.cut()
+            elif silent_s > settings.ping_interval_ms / 1_000:
+                self.outbox.ping()
+
+    # What requests need of their session.
+
+    def require(self, scope: Scope) -> Caller:
+        """Return who asks, if he may.
+
+        Raises:
+            Rejected: he has not said who he is, his token has expired, or it lacks the scope.
+        """
+        caller = self.caller
+        if caller is None:
+            raise _unauthenticated('say who asks first: send {"op": "auth", "id": 1, "token": …}')
+        if caller.expires_at is not None and self._parts.now_s() >= caller.expires_at:
+            self.end(CloseCode.UNAUTHENTICATED, "the token has expired")
+            raise _unauthenticated("the token has expired: send a new one by op auth, on a new connection")
+        caller.require(scope)
+        return caller
+
+    def began(self, count: int = 1) -> None:
+        """Count requests that are answered later."""
+        self._in_flight += count
+
+    def answer(self, answer: Answer, encode: Encode, count: int = 1) -> None:
+        """Answer a request that had begun, counted as so many."""
+        self._in_flight -= count
+        self.tell(answer, encode)
+        if not self._in_flight and self._ending is not None:
+            self._answered.set()
+
+    def tell(self, message: Outgoing, encode: Encode) -> None:
+        """Send a message, in its turn. Where too much waits already, the client lags and is cut off."""
+        outbox = self.outbox
+        if outbox.has_room:
+            outbox.put(encode(message))
+        else:
+            self._lag()
+
+    def refuse(self, call_id: str | int | None, op: str | None, fault: Exception, encode: Encode) -> None:
+        """Answer a request at once that is not carried out."""
+        problem = problem_of(fault, is_safe=True)
+        self.tell(Answer(call_id, op, False, error=error_details(problem)), encode)
+
+    def start(self, work: Callable[[], object]) -> None:
+        """Run ``work`` in a task of its own, which ends with the connection at the latest."""
+        if self._nursery is not None:
+            self._nursery.start_soon(work)  # type: ignore[arg-type]
+
+    # Its two tasks.
+
+    async def _read(self) -> None:
+        try:
+            with self._reading:
+                while True:
+                    for message in await self._connection.receive():
+                        self._encode = encode_text if isinstance(message, str) else encode_binary
+                        call = self._decode(message)
+                        if isinstance(call, AuthCall):
+                            await self._authenticate(call, self._encode)
+                        elif call is not None:
+                            self._carry_out(call, self._encode)
+                        if self._ending is not None:
+                            return
+        except MessageRefused as refused:
+            self.end(refused.code, refused.reason)
+        except ConnectionEnded:
+            self.cut()
+
+    async def _write(self) -> None:
+        try:
+            await self.outbox.run()
+        except ConnectionEnded:
+            self.cut()
+        else:
+            code, reason = self._ending or (CloseCode.NORMAL, "")
+            await self._connection.close(code, reason)
+            self.cut()
+
+    def _decode(self, message: str | bytes) -> Call | None:
+        """Return the request that a message holds; what is none is answered, and counted."""
+        try:
+            call = decode(message)
+        except Unreadable as unreadable:
+            self.refuse(unreadable.call_id, unreadable.op, unreadable.rejected, self._encode)
+            self._faults_in_a_row += 1
+            if self._faults_in_a_row >= self._parts.settings.faults_most:
+                self.end(CloseCode.FLOOD, f"{self._faults_in_a_row} messages in a row were no requests")
+            return None
+        self._faults_in_a_row = 0
+        return call
+
+    def _carry_out(self, call: Call, encode: Encode) -> None:
+        most = self._parts.settings.in_flight_most
+        if self._in_flight < most:
+            self._refused_in_a_row = 0
+            self._requests.carry_out(call, encode)
+            return
+        overloaded = Overloaded(
+            RefusalCode.OVERLOADED, f"{most} requests of this connection are unanswered: wait for some of them"
+        )
+        self.refuse(call.id, call.__struct_config__.tag, overloaded, encode)  # type: ignore[arg-type]
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row >= _REFUSED_SHARE * most:
+            self.end(CloseCode.FLOOD, f"{self._refused_in_a_row} requests in a row were above what may be unanswered")
+
+    async def _authenticate(self, call: AuthCall, encode: Encode) -> None:
+        """Take a token: the first one says who asks, a later one of the same subject lasts longer."""
+        try:
+            authorization: Sequence[bytes] = (b"Bearer " + call.token.encode(),)
+            caller = await self._parts.gate.identify(authorization)
+            if self.caller is not None and caller.subject != self.caller.subject:
+                raise _unauthenticated("the token is another subject's: open a connection of its own")
+        except (Rejected, UnicodeEncodeError) as error:
+            rejected = error if isinstance(error, Rejected) else _unauthenticated("the token is no token")
+            self.refuse(call.id, "auth", rejected, encode)
+            self._faults_in_a_row += 1
+            if self._faults_in_a_row >= self._parts.settings.faults_most:
+                self.end(CloseCode.FLOOD, "too many tokens were refused")
+            return
+        self.caller = caller
+        self.tell(Answer(call.id, "auth", True, Authenticated(caller.user_id, caller.expires_at)), encode)
+
+    def _lag(self) -> None:
+        if self._ending is None or self._ending[0] is not CloseCode.LAGGED:
+            for lagged, encode in self._requests.positions():
+                self.outbox.put(encode(lagged))
+            reason = "the client does not read what it is sent"
+            self._ending = (CloseCode.LAGGED, reason)
+            self.outbox.put(self._encode(Notice(CloseCode.LAGGED, reason)))
+            self.outbox.close()
+            self._answered.set()
+            self._reading.cancel()
+
+
+def _unauthenticated(detail: str) -> Rejected:
+    return Rejected(ProblemCode.UNAUTHENTICATED, detail)

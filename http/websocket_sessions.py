@@ -1,0 +1,132 @@
+"""All websocket connections of a server: lets them in, looks after them, and ends them when the server stops."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import trio
+
+from transfer_engine.http.engine_slot import EngineSlot
+from transfer_engine.http.gate import Gate
+from transfer_engine.http.identity import Caller
+from transfer_engine.http.messages import Request
+from transfer_engine.http.problems import Rejected
+from transfer_engine.http.websocket_connection import CloseCode, Connection
+from transfer_engine.http.websocket_session import Session, SessionParts
+from transfer_engine.http.websocket_settings import WebSocketSettings
+
+PATH: Final = "/api/v1/ws"
+"""Where websockets are opened, on every door."""
+
+_SWEEP_S_MOST: Final = 1.0
+_SWEEPS_IN_INTERVAL: Final = 8
+"""The connections are looked at so often within the shortest of their times: each is late by this part at most."""
+
+
+class WebSocketStatistics(msgspec.Struct, frozen=True):
+    """What the connections are doing, and how many there have been."""
+
+    open: int
+    in_flight: int
+    waiting_bytes: int
+    opened: int
+
+
+class WebSockets:
+    """The connections of all doors.
+
+    A door asks :meth:`admit` before it upgrades, then hands the connection to :meth:`serve`. One task, :meth:`run`,
+    looks after all of them: pings, tokens that expire, clients that do not read.
+
+    Args:
+        slot: where the engine is.
+        gate: who may ask.
+        settings: bounds of one connection.
+        deadline_ms: the engine's, within which everything in flight is answered.
+        send_timeout_ms: how long a client may take to read what it is sent.
+        now_s: Unix time, for tokens.
+    """
+
+    def __init__(
+        self,
+        slot: EngineSlot,
+        gate: Gate,
+        settings: WebSocketSettings,
+        *,
+        deadline_ms: int,
+        send_timeout_ms: int,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._parts = SessionParts(
+            slot=slot,
+            gate=gate,
+            settings=settings,
+            drain_s=deadline_ms / 1_000,
+            send_timeout_s=send_timeout_ms / 1_000,
+            now_s=now_s,
+        )
+        shortest_ms = min(settings.ping_interval_ms, settings.token_timeout_ms, send_timeout_ms)
+        self._sweep_s = min(_SWEEP_S_MOST, shortest_ms / 1_000 / _SWEEPS_IN_INTERVAL)
+        self._sessions: set[Session] = set()
+        self._opened = 0
+        self._is_stopping = False
+
+    def __repr__(self) -> str:
+        return f"<WebSockets {len(self._sessions)} open{', stopping' if self._is_stopping else ''}>"
+
+    @property
+    def settings(self) -> WebSocketSettings:
+        """Bounds of one connection."""
+        return self._parts.settings
+
+    async def admit(self, request: Request) -> Caller | None:
+        """Return who asks for a websocket, or None where he has to say it in his first message.
+
+        Raises:
+            Rejected: a token that is not valid, or a page of another site: answer by HTTP, and do not upgrade.
+        """
+        gate = self._parts.gate
+        gate.require_local_page(request.host, request.origin)
+        try:
+            return await gate.identify(request.authorization)
+        except Rejected:
+            if request.authorization:
+                raise
+            return None
+
+    async def serve(self, connection: Connection, caller: Caller | None) -> None:
+        """Serve a connection to its end. Cancellation cuts it; what the engine has taken goes on."""
+        session = Session(self._parts, connection, caller)
+        self._sessions.add(session)
+        self._opened += 1
+        try:
+            if self._is_stopping:
+                session.end(CloseCode.GOING_AWAY, "the server is shutting down")
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+
+    def stop(self) -> None:
+        """Read no more requests, let the answers under way out, and close every connection."""
+        self._is_stopping = True
+        for session in list(self._sessions):
+            session.end(CloseCode.GOING_AWAY, "the server is shutting down")
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after the connections until cancelled."""
+        task_status.started()
+        while True:
+            await trio.sleep(self._sweep_s)
+            now = trio.current_time()
+            for session in list(self._sessions):
+                session.sweep(now)
+
+    def statistics(self) -> WebSocketStatistics:
+        """Return what the connections are doing."""
+        return WebSocketStatistics(
+            open=len(self._sessions),
+            in_flight=sum(session.in_flight for session in self._sessions),
+            waiting_bytes=sum(session.outbox.waiting_bytes for session in self._sessions),
+            opened=self._opened,
+        )

@@ -1,0 +1,127 @@
+"""A websocket without a socket: what a session and its client say to each other, in memory."""
+
+import json
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import trio
+
+from transfer_engine.http.identity import Caller
+from transfer_engine.http.websocket_connection import ConnectionEnded, Message, MessageRefused
+from transfer_engine.http.websocket_sessions import WebSockets
+
+
+class PairedConnection:
+    """The server's end."""
+
+    def __init__(self) -> None:
+        self.last_heard_at = trio.current_time()
+        self.answers_pings = True
+        self.closed_by_server: tuple[int, str] | None = None
+        self.pings = 0
+        self.is_reading = True
+        """Whether the client takes what it is sent."""
+        self.answers = True
+        """Whether the client answers pings."""
+        self._to_server, self._from_client = trio.open_memory_channel[Message | Exception](math.inf)
+        self._to_client, self.from_server = trio.open_memory_channel[Message](math.inf)
+        self._may_send = trio.Event()
+        self._may_send.set()
+
+    async def receive(self) -> Sequence[Message]:
+        message = await self._from_client.receive()
+        if isinstance(message, Exception):
+            raise message
+        self.last_heard_at = trio.current_time()
+        return [message]
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        await trio.lowlevel.checkpoint()
+        await self._may_send.wait()
+        for message in messages:
+            self._to_client.send_nowait(message)
+
+    async def ping(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.pings += 1
+        if self.answers:
+            self.last_heard_at = trio.current_time()
+
+    async def close(self, code: int, reason: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.closed_by_server = (code, reason)
+        self._to_client.close()
+
+    def say(self, message: Message | Exception) -> None:
+        self._to_server.send_nowait(message)
+
+    def stop_reading(self) -> None:
+        self._may_send = trio.Event()
+
+    def read_on(self) -> None:
+        self._may_send.set()
+
+
+class Client:
+    """The client's end: asks, and gathers what it is told."""
+
+    def __init__(self, connection: PairedConnection) -> None:
+        self.connection = connection
+        self.is_binary = False
+        self.told: list[Any] = []
+        self.ended = trio.Event()
+
+    def ask(self, op: str, **members: Any) -> None:
+        """Send a request; ``from_`` is sent as ``from``."""
+        body = {"op": op, **{name.rstrip("_"): value for name, value in members.items()}}
+        self.connection.say(msgspec.msgpack.encode(body) if self.is_binary else json.dumps(body))
+
+    def transfer(self, call_id: Any, **other: Any) -> None:
+        """Ask for a transfer of user 1."""
+        body = {"from_": "funding", "to": "trading", "user_id": 1, "asset_id": 1, "amount": 10, **other}
+        self.ask("transfer", id=call_id, **body)
+
+    async def hear(self) -> Any:
+        """Return the next message."""
+        message = await self.connection.from_server.receive()
+        heard = json.loads(message) if isinstance(message, str) else msgspec.msgpack.decode(message)
+        self.told.append(heard)
+        return heard
+
+    async def hear_all(self) -> list[Any]:
+        """Return all messages up to the end."""
+        heard = []
+        try:
+            while True:
+                heard.append(await self.hear())
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            return heard
+
+    async def request(self, op: str, **members: Any) -> Any:
+        """Send a request and return the next message."""
+        self.ask(op, **members)
+        return await self.hear()
+
+    def leave(self) -> None:
+        self.connection.say(ConnectionEnded())
+
+    def break_rules(self, refused: MessageRefused) -> None:
+        self.connection.say(refused)
+
+
+@asynccontextmanager
+async def client_of(websockets: WebSockets, caller: Caller | None) -> AsyncIterator[Client]:
+    """Connect to the sessions of a server, in memory; leaving the context leaves the connection."""
+    client = Client(PairedConnection())
+
+    async def serve() -> None:
+        await websockets.serve(client.connection, caller)
+        client.ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield client
+        client.leave()
