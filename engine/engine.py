@@ -12,6 +12,7 @@ from transfer_engine.engine.audit import AuditReport, audit
 from transfer_engine.engine.callers import Answer, OnAnswer, TransferOrder
 from transfer_engine.engine.contests import Undecided, admit_in_turn
 from transfer_engine.engine.deadlines import check_deadline
+from transfer_engine.engine.history import merged, placed
 from transfer_engine.engine.legs import owner_of
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
 from transfer_engine.engine.outcomes import (
@@ -268,12 +269,16 @@ class Engine:
         return balances
 
     async def history(self, user_id: int, *, limit: int = 100, position: tuple[int, int] | None = None) -> HistoryPage:
-        """Return a page of a user's transfers (as source or target), newest first.
+        """Return a page of a user's transfers (as source or target), newest first, those under way among them.
+
+        ``position`` is a former page's ``next_position``, or any place below which to begin. A walk over all pages
+        lists each transfer once, also while others are written; see :mod:`transfer_engine.engine.history`.
 
         Raises:
             RecordsUnavailable: the record store did not answer.
         """
-        return await self._parts.records.history(user_id, limit=limit, position=position)
+        under_way = placed(self._parts.open_transfers.of_user(user_id), position)
+        return merged(await self._parts.records.history(user_id, limit=limit, position=position), under_way, limit)
 
     async def resolve(self, req_id: UUID | str, resolution: Resolution) -> ResolutionReport:
         """Carry out an operator's decision on a transfer that does not end by itself; say what was done.

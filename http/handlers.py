@@ -32,7 +32,9 @@ from transfer_engine.http.problems import (
 )
 from transfer_engine.http.routes import Route, RouteTable
 from transfer_engine.http.trace_context import Trace, begin_trace, enter, leave, take_over
+from transfer_engine.http.user_accounts import UserAccountsApi
 from transfer_engine.http.user_api import UserApi
+from transfer_engine.http.user_history import UserHistoryApi
 from transfer_engine.http.user_names import UserNames
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ class Api:
         groups = (
             FirstApi(self.slot, assets),
             UserApi(self.slot, names),
+            UserHistoryApi(self.slot, names),
+            UserAccountsApi(self.slot, names),
             AdminApi(self.slot),
             HealthApi(self.slot, version),
         )

@@ -1,10 +1,13 @@
 """Query strings: each parameter once, by name, percent-decoded; what is unknown or garbled is refused by name."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from transfer_engine.engine.outcomes import TransferNotFound
+from transfer_engine.http.identity import Caller
+from transfer_engine.http.parameters import parse_user_id
 from transfer_engine.http.problems import ProblemCode, Rejected
 
 QUERY_BYTES_MOST: Final = 8_192
@@ -59,3 +62,25 @@ def _decode(raw: bytes, name: str) -> str:
 
 def _known(names: Collection[str]) -> str:
     return f"use {', '.join(names)}" if names else "it takes none"
+
+
+def asked_user(parameters: Mapping[str, str], caller: Caller) -> int:
+    """Return whose things are asked for: ``user_id``'s, or the token's own user's.
+
+    Raises:
+        Rejected: ``user_id`` is no user (``invalid_user_id``), or missing where the token names none either.
+        TransferNotFound: it is another user, and the token is not for any.
+    """
+    text = parameters.get("user_id")
+    if text is not None:
+        user_id = parse_user_id(text)
+        if not caller.owns(user_id):
+            raise TransferNotFound(message="User not found", field="user_id")
+        return user_id
+    if caller.user_id is None:
+        raise Rejected(
+            ProblemCode.MISSING_PARAMETER,
+            "user_id is missing: without a user's token say who is meant, as in ?user_id=4001",
+            field="user_id",
+        )
+    return caller.user_id

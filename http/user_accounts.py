@@ -1,0 +1,44 @@
+"""The second API's accounts: what a user holds, and the assets there are."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from transfer_engine.http.engine_slot import EngineSlot
+from transfer_engine.http.identity import Caller, Scope
+from transfer_engine.http.messages import Request, Response
+from transfer_engine.http.problems import Flavour
+from transfer_engine.http.queries import asked_user, parse_query
+from transfer_engine.http.routes import Route
+from transfer_engine.http.user_names import UserNames
+from transfer_engine.schema.user_wire import Success, UserAssets, UserBalances
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class UserAccountsApi:
+    """Its endpoints."""
+
+    def __init__(self, slot: EngineSlot, names: UserNames) -> None:
+        self._slot = slot
+        self._names = names
+        self._assets = Response(200, _encode(Success(data=UserAssets(assets=names.assets()))))
+
+    def routes(self) -> list[Route]:
+        """Return the endpoints."""
+        return [
+            Route("GET", "/api/v1/user/balances", self.balances, Scope.READ, flavour=Flavour.USER),
+            Route("GET", "/api/v1/user/assets", self.assets, Scope.READ, flavour=Flavour.USER),
+        ]
+
+    async def balances(self, request: Request, caller: Caller, _parameters: Sequence[str]) -> Response:
+        """Return a user's accounts."""
+        user_id = asked_user(parse_query(request.query, ("user_id",)), caller)
+        balances = [self._names.balance(balance) for balance in await self._slot.engine.balances(user_id)]
+        return Response(200, _encode(Success(data=UserBalances(user_id=user_id, balances=balances))))
+
+    async def assets(self, request: Request, _caller: Caller, _parameters: Sequence[str]) -> Response:
+        """Return the assets."""
+        parse_query(request.query, ())
+        return self._assets
