@@ -7,7 +7,7 @@ line on stderr. Other modules add their commands to :data:`commands`.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,9 @@ from transfer_engine.http.demo import demo
 from transfer_engine.http.operator_commands import balances, credit, resolve, show, transfer
 from transfer_engine.http.rebuild_command import rebuild
 from transfer_engine.http.schema_commands import schema
+
+if TYPE_CHECKING:
+    from transfer_engine.http.serving import Addresses
 
 PROGRAM: Final = "transfer-engine"
 
@@ -84,8 +87,10 @@ def serve(config: Path | None, host: str | None, port: int | None, data_dir: Pat
         raise click.ClickException(f"the server failed: {error}") from None
 
 
-def _announce(url: str) -> None:
-    click.echo(f"transfer-engine is ready at {url}")
+def _announce(addresses: "Addresses") -> None:
+    click.echo(f"transfer-engine is ready at {addresses.main}")
+    if addresses.express is not None:
+        click.echo(f"express door at {addresses.express}")
     sys.stdout.flush()
 
 

@@ -94,12 +94,12 @@ class ServerProcess:
     async def _be_ready(self) -> None:
         line = b""
         stdout = self._process.stdout
-        while stdout is not None and not line.endswith(b"\n"):
+        while stdout is not None and b"\n" not in line:
             part = await stdout.receive_some(1_024)
             if not part:
                 raise ServerDied(await self._process.wait())
             line += part
-        self.url = line.decode().removeprefix(_READY).strip()
+        self.url = line.partition(b"\n")[0].decode().removeprefix(_READY).strip()
 
     @property
     def pid(self) -> int:

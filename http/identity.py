@@ -29,7 +29,7 @@ class Caller(msgspec.Struct, frozen=True):
         subject: the token's subject: idempotency keys of different subjects never meet. Empty without tokens.
         user_id: the user that the subject is, or None where it is nobody's (a service, or no tokens at all).
         scopes: what is allowed.
-        expires_at: Unix seconds, or None for never.
+        expires_at: Unix seconds from which on he is refused (a token's ``exp``, and the leeway), or None for never.
     """
 
     subject: str
@@ -88,8 +88,12 @@ class Authenticator(Protocol):
         """Return the caller. Cancellation leaves nothing behind.
 
         Raises:
-            Rejected: no valid token (401, with ``WWW-Authenticate``).
+            Rejected: no valid token (401, with ``WWW-Authenticate``), or keys that can't be asked for now (503).
         """
+        ...
+
+    async def run(self) -> None:
+        """Keep what it needs fresh, if it needs anything, until cancelled; no fault ends it."""
         ...
 
 
@@ -103,3 +107,6 @@ class NoTokens:
     async def authenticate(self, _authorization: Sequence[bytes]) -> Caller:
         """Return anybody."""
         return ANYBODY
+
+    async def run(self) -> None:
+        """Return: there is nothing to do."""

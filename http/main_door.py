@@ -6,7 +6,6 @@ websockets) is Quart's. Nothing of HTTP is decided here: bodies are read within 
 """
 
 from typing import Final, cast
-from urllib.parse import urlsplit
 
 import trio
 from hypercorn.typing import (
@@ -23,6 +22,7 @@ from transfer_engine.http.handlers import Api
 from transfer_engine.http.messages import Request, Response
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.settings import ServerSettings
+from transfer_engine.http.targets import origin_path
 
 _DISCARDED_BYTES_MOST: Final = 1 << 20
 """How much of a body that is too large is read and dropped, so that its sender sees the answer before a reset."""
@@ -49,9 +49,7 @@ class MainDoor(QuartTrio):
     async def asgi_app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer the API's requests, and those that nobody knows; hand Quart's own to it."""
         if scope["type"] == "http":
-            path = scope["path"]
-            if path[:1] != "/":  # a target in absolute form, as through a proxy
-                path = urlsplit(path).path
+            path = origin_path(scope["path"])
             if self._api.has(path) or not self._pages.test(path, scope["method"]):
                 await self._answer(scope, path, receive, send)
                 return

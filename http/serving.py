@@ -3,22 +3,30 @@
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
+import msgspec
 import structlog
 import trio
 from hypercorn.config import Config
 
 from transfer_engine.engine import Engine, Opening, open_engine
 from transfer_engine.http.connections import Limits, serve_connections
+from transfer_engine.http.express import ExpressDoor
+from transfer_engine.http.gate import Gate
 from transfer_engine.http.handlers import Api
-from transfer_engine.http.listeners import address_of, open_listeners
+from transfer_engine.http.identity import NoTokens
+from transfer_engine.http.listeners import CannotListen, address_of, open_listeners
 from transfer_engine.http.logs import access_log_of
 from transfer_engine.http.main_door import MainDoor
+from transfer_engine.http.rate_limits import rate_limits_of
 from transfer_engine.http.settings import ServerSettings
+from transfer_engine.http.tokens import open_authenticator
 
 _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 
@@ -28,7 +36,16 @@ _ANSWERS_MS: Final = 500
 _KEEP_ALIVE_REQUESTS_MOST: Final = 1_000_000
 """Requests on one connection; a client that opens connections all the time costs more than one that stays."""
 
+_PORT_MOST: Final = 65_535
+
 VERSION: Final = version("transfer-engine")
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """The URLs of the doors that are open."""
+
+    main: str
+    express: str | None
 
 
 class _Life:
@@ -48,58 +65,125 @@ class _Life:
             self.engine.begin_shutdown()
 
 
-async def run_server(settings: ServerSettings, announce: Callable[[str], None]) -> None:
+async def run_server(settings: ServerSettings, announce: Callable[[Addresses], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
 
     A stop first lets the answers under way out (bounded by ``deadline_ms``), while new transfers are refused with a
     503, and then drains the engine for ``shutdown_ms``. What is left, also after a second signal or a cancellation, is
     recovered at the next start.
 
-    While the engine opens, which may wait for clusters that are not there yet, the door answers 503 and says why.
+    While the engine opens, which may wait for clusters that are not there yet, the doors answer 503 and say why.
 
     Args:
         settings: see :class:`~transfer_engine.http.settings.ServerSettings`.
-        announce: called with the main door's URL once the engine takes transfers.
+        announce: called with the doors' URLs once the engine takes transfers.
 
     Raises:
-        CannotListen: the address can't be listened on.
+        CannotListen: an address can't be listened on.
+        ConfigurationError: the tokens' keys can't be read.
         DataDirUnusable, LedgerDamaged, RecordsDamaged: the engine can't be opened.
     """
-    sockets = open_listeners(settings.host, settings.port, backlog=settings.backlog)
-    url = f"http://{address_of(sockets[0])}"
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in sockets]
+    authenticator = open_authenticator(settings.tokens) if settings.tokens is not None else NoTokens()
+    main, express = _open_ports(settings)
     life = _Life()
     opening = Opening()
     access_log = access_log_of(settings)
-    api = Api(settings, version=VERSION, opening=opening, access_log=access_log)
+    gate = Gate(authenticator, rate_limits_of(settings))
+    api = Api(settings, version=VERSION, opening=opening, gate=gate, access_log=access_log)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
                 nursery.start_soon(_obey, signals, life)
+                nursery.start_soon(authenticator.run)
                 with life.scope:
                     async with (
                         access_log.running() if access_log is not None else nullcontext(),
-                        _open_door(api, settings, listeners, life.stopping) as closed,
+                        _open_doors(api, settings, main, express, life.stopping) as closed,
                         open_engine(settings, opening=opening) as engine,
                     ):
                         life.engine = engine
                         api.serve(engine)
-                        announce(url)
+                        announce(Addresses(_url(main[0]), _url(express[0]) if express else None))
                         await closed.wait()
                         _log.info("draining", shutdown_ms=settings.shutdown_ms)
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _only_cause(group) from None
     finally:
-        for listener in listeners:
-            listener.socket.close()
+        for listener in (*main, *express):
+            listener.close()
+
+
+def _open_ports(settings: ServerSettings) -> tuple[list[socket.socket], list[socket.socket]]:
+    """Return what the main door listens on, and the express door where it is to be open."""
+    port = settings.express_port
+    if port is None:
+        port = settings.port and settings.port + 1
+    if settings.express and port > _PORT_MOST:
+        raise CannotListen(f"no port comes after {settings.port}: set express_port, or express to false")
+    loopback_only = settings.tokens is None
+    main = open_listeners(settings.host, settings.port, backlog=settings.backlog, loopback_only=loopback_only)
+    if not settings.express:
+        return main, []
+    try:
+        express = open_listeners(
+            settings.host, port, backlog=settings.backlog, setting="express_port", loopback_only=loopback_only
+        )
+    except BaseException:
+        for listener in main:
+            listener.close()
+        raise
+    return main, express
+
+
+def _url(listener: socket.socket) -> str:
+    return f"http://{address_of(listener)}"
 
 
 @asynccontextmanager
-async def _open_door(
-    api: Api, settings: ServerSettings, listeners: list[trio.SocketListener], stopping: trio.Event
+async def _open_doors(
+    api: Api,
+    settings: ServerSettings,
+    main: Sequence[socket.socket],
+    express: Sequence[socket.socket],
+    stopping: trio.Event,
 ) -> AsyncIterator[trio.Event]:
     """Serve until ``stopping``; yield what tells that the last answer is out. Leaving the context cuts the rest off."""
+    graceful_s = (settings.deadline_ms + _ANSWERS_MS) / 1_000
+    closed = trio.Event()
+    is_open = 0
+
+    async def serve(door: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[None]) -> None:
+        nonlocal is_open
+        is_open += 1
+        await door(task_status=task_status)
+        is_open -= 1
+        if not is_open:
+            closed.set()
+
+    async with trio.open_nursery(strict_exception_groups=True) as nursery:
+        await nursery.start(serve, partial(_serve_main, api, settings, _listeners(main), stopping, graceful_s))
+        if express:
+            door = ExpressDoor(api, settings)
+            serve_express = partial(door.serve, _listeners(express), stopping, graceful_s=graceful_s)
+            await nursery.start(serve, serve_express)
+        yield closed
+        nursery.cancel_scope.cancel()
+
+
+def _listeners(sockets: Sequence[socket.socket]) -> list[trio.SocketListener]:
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in sockets]
+
+
+async def _serve_main(
+    api: Api,
+    settings: ServerSettings,
+    listeners: Sequence[trio.SocketListener],
+    stopping: trio.Event,
+    graceful_s: float,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
     config = Config()
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
@@ -108,19 +192,9 @@ async def _open_door(
     limits = Limits(
         connections_most=settings.connections_most,
         send_timeout_s=settings.send_timeout_ms / 1_000,
-        graceful_s=(settings.deadline_ms + _ANSWERS_MS) / 1_000,
+        graceful_s=graceful_s,
     )
-    door = MainDoor(api, settings)
-    closed = trio.Event()
-
-    async def serve(task_status: trio.TaskStatus[None]) -> None:
-        await serve_connections(door, config, listeners, limits, stopping, task_status=task_status)
-        closed.set()
-
-    async with trio.open_nursery(strict_exception_groups=True) as nursery:
-        await nursery.start(serve)
-        yield closed
-        nursery.cancel_scope.cancel()
+    await serve_connections(MainDoor(api, settings), config, listeners, limits, stopping, task_status=task_status)
 
 
 async def _obey(signals: AsyncIterator[int], life: _Life) -> None:

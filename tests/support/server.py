@@ -18,21 +18,27 @@ T = TypeVar("T")
 
 COMMAND = str(Path(sys.executable).with_name("transfer-engine"))
 READY = "transfer-engine is ready at "
+EXPRESS = "express door at "
 PATIENCE_S = 30.0
 
 
 class Server:
     """A running `transfer-engine serve`; ``client`` asks it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path, express_url: str = "") -> None:
         self.process = process
         self.url = url
+        self.express_url = express_url
         self.log = log
         self.client = httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False)
 
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    @property
+    def express_port(self) -> int:
+        return int(self.express_url.rpartition(":")[2])
 
     @property
     def logged(self) -> str:
@@ -124,7 +130,9 @@ def start_server(
         process.kill()
         process.communicate()
         raise AssertionError(f"the server did not start: {line!r}\n{log.read_text()}")
-    return Server(process, line.removeprefix(READY).strip(), log)
+    has_express = config is None or config.get("express", True)
+    express_url = _first_line(process).removeprefix(EXPRESS).strip() if has_express else ""
+    return Server(process, line.removeprefix(READY).strip(), log, express_url)
 
 
 def run_command(
