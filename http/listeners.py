@@ -61,8 +61,8 @@ def _addresses(host: str, *, loopback_only: bool) -> list[tuple[socket.AddressFa
         if loopback_only and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
             other = "" if address == host else f" ({address})"
             raise CannotListen(
-                f"host {host}{other} is not loopback: without the setting tokens the server listens on 127.0.0.1, ::1 or"
-                " localhost only"
+                f"host {host}{other} is not loopback: without the setting tokens only 127.0.0.1, ::1 and localhost"
+                " are served"
             )
     return addresses
 
