@@ -31,7 +31,9 @@ _ARTICLES: Final = {
 class BodyDecoder(Generic[Body]):
     """Decodes one kind of body: compiled once, strict, and never a traceback for what a client can send."""
 
-    def __init__(self, struct: type[Body]) -> None:
+    def __init__(self, struct: type[Body], what: str = "the body", *, refuses_duplicates: bool = True) -> None:
+        self._what = what
+        self._refuses_duplicates = refuses_duplicates
         self._decoder = msgspec.json.Decoder(struct)
         self._fields = _fields(struct)
         self._names = [field for field in self._fields if "." not in field]
@@ -51,7 +53,8 @@ class BodyDecoder(Generic[Body]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             _refuse_malformed(body)
             raise  # what one decoder calls malformed, the other does too
-        if body.count(b":") != self._members(decoded):  # more colons than members: perhaps a name stands there twice
+        # More colons than members: perhaps a name stands there twice.
+        if self._refuses_duplicates and body.count(b":") != self._members(decoded):
             _refuse_duplicates(body)
         return decoded
 
@@ -83,7 +86,7 @@ class BodyDecoder(Generic[Body]):
         found = _ARTICLES.get(wrong_type["got"], wrong_type["got"])
         if not field:
             fields = ", ".join(self._names)
-            raise Rejected(ProblemCode.INVALID_FIELD, f"the body must be a JSON object with {fields}, not {found}")
+            raise Rejected(ProblemCode.INVALID_FIELD, f"{self._what} must be a JSON object with {fields}, not {found}")
         raise Rejected(ProblemCode.INVALID_FIELD, f"{self._expectation(field)}, not {found}", field=field)
 
     def _expectation(self, field: str) -> str:

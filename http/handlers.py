@@ -15,6 +15,7 @@ from transfer_engine.engine.outcomes import Refused
 from transfer_engine.engine.settings import Settings
 from transfer_engine.http.access_log import NO_ENDPOINT, AccessLog
 from transfer_engine.http.admin_api import AdminApi
+from transfer_engine.http.batch_api import BatchApi
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.first_api import FirstApi
 from transfer_engine.http.gate import Gate
@@ -70,6 +71,7 @@ class Api:
             UserApi(self.slot, names),
             UserHistoryApi(self.slot, names),
             UserAccountsApi(self.slot, names),
+            BatchApi(self.slot),
             AdminApi(self.slot),
             HealthApi(self.slot, version),
         )
