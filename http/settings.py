@@ -28,6 +28,8 @@ from transfer_engine.http.websocket_settings import WebSocketSettings
 ENVIRONMENT_PREFIX: Final = "TRANSFER_ENGINE_"
 CONFIG_VARIABLE: Final = "TRANSFER_ENGINE_CONFIG"
 """Names the configuration file where no flag does: no setting of its own."""
+_NO_SETTINGS: Final = {CONFIG_VARIABLE, "TRANSFER_ENGINE_TOKEN", "TRANSFER_ENGINE_URL"}
+"""What the command line reads from the environment beside the settings."""
 
 _STRICT_JSON: Final = msgspec.json.Encoder(decimal_format="number")
 
@@ -133,15 +135,18 @@ def _check_file(file: ConfigurationFile) -> None:
 
 
 def _read_environment() -> dict[str, Any]:
-    for variable in os.environ:
-        if not variable.upper().startswith(ENVIRONMENT_PREFIX) or variable.upper() == CONFIG_VARIABLE:
+    taken_away = {}
+    for variable, value in os.environ.items():
+        if not variable.upper().startswith(ENVIRONMENT_PREFIX) or variable.upper() in _NO_SETTINGS:
             continue
         name, *nested = variable[len(ENVIRONMENT_PREFIX) :].lower().split("__")
         field = ServerSettings.model_fields.get(name)
         if field is None or (nested and not _is_section(field.annotation)):
             raise ConfigurationError(f"{variable}: unknown setting{_suggestion(name, ENVIRONMENT_PREFIX)}")
+        if value == "null" and not nested and _is_section(field.annotation):
+            taken_away[name] = None  # pydantic-settings takes it for a variable that is not there
     try:
-        return EnvSettingsSource(_Environment)()
+        return EnvSettingsSource(_Environment)() | taken_away
     except SettingsError as error:
         field_name = str(error).partition('"')[2].partition('"')[0]
         raise ConfigurationError(f"{ENVIRONMENT_PREFIX}{field_name.upper()}: the value must be JSON") from None

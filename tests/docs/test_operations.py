@@ -30,6 +30,8 @@ def test_the_production_settings_are_valid() -> None:
     )
     assert (settings.records, settings.cassandra.keyspace) == ("cassandra", "trading")
     assert (settings.cassandra.consistency, settings.cassandra.replication_factor) == ("QUORUM", 3)
+    assert settings.tokens is not None
+    assert settings.tokens.jwks_url == "https://id.prod.internal/.well-known/jwks.json"
 
 
 def test_every_service_of_the_compose_file_can_be_started(compose: dict[str, Any]) -> None:
@@ -48,6 +50,7 @@ def test_the_compose_file_sets_what_the_engine_knows(compose: dict[str, Any], mo
     assert settings.tigerbeetle.addresses == ("127.0.0.1:3001",)
     assert settings.cassandra.contact_points == ("127.0.0.1:9042",)
     assert settings.cassandra.replication_factor == 1
+    assert (settings.tokens, settings.host) == (None, "127.0.0.1")
 
 
 def test_the_commands_of_unit_and_containers_exist(compose: dict[str, Any]) -> None:
