@@ -48,6 +48,7 @@ class ProblemCode(enum.StrEnum):
     BODY_TOO_SLOW = "body_too_slow"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    UPGRADE_REQUIRED = "upgrade_required"
     UNAUTHENTICATED = "unauthenticated"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     WRONG_HOST = "wrong_host"
@@ -87,6 +88,7 @@ STATUS_OF_PROBLEM: Final = {
     ProblemCode.BODY_TOO_SLOW: 408,
     ProblemCode.BODY_TOO_LARGE: 413,
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ProblemCode.UPGRADE_REQUIRED: 426,
     ProblemCode.UNAUTHENTICATED: 401,
     ProblemCode.INSUFFICIENT_SCOPE: 403,
     ProblemCode.WRONG_HOST: 421,
@@ -158,6 +160,7 @@ NUMBER_OF_CODE: Final = {
     "target_too_long": 1107,
     "head_too_large": 1108,
     "head_too_slow": 1109,
+    "upgrade_required": 1120,
     # 20xx: who asks
     "unauthenticated": 2000,
     "insufficient_scope": 2001,

@@ -1,7 +1,7 @@
 """A websocket connection as the session sees it, and the codes that it is closed by; each door has its own kind."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 Message = str | bytes
@@ -39,6 +39,9 @@ class Connection(Protocol):
     answers_pings: bool
     """Whether :meth:`ping` makes a client that is there move :attr:`last_heard_at`."""
 
+    on_control: Callable[[], None]
+    """Called when there is something to send that is no message: :meth:`send` is then to be called, if with nothing."""
+
     async def receive(self) -> Sequence[Message]:
         """Return the messages that have come, at least one. Cancellation loses none but those of a broken connection.
 
@@ -49,19 +52,19 @@ class Connection(Protocol):
         ...
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Send messages, in order, together. Cancellation leaves the connection unusable.
+        """Send messages, in order, together, and what else waits. Cancellation leaves the connection unusable.
 
         Raises:
             ConnectionEnded: the client has left.
         """
         ...
 
-    async def ping(self) -> None:
-        """Ask the client for a sign of life; does not wait for it. Raises and is cancelled like :meth:`send`."""
+    def ping(self) -> None:
+        """Have the next :meth:`send` ask the client for a sign of life; nobody waits for it."""
         ...
 
     async def close(self, code: int, reason: str) -> None:
-        """Close, and wait for the client to do so for a moment. Never raises for what the client does."""
+        """Close, and wait for the client to do so for a moment; nobody may be receiving. Raises nothing."""
         ...
 
 

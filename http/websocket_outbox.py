@@ -23,8 +23,8 @@ class Outbox:
 
     __slots__ = (
         "_connection",
+        "_is_attending",
         "_is_closed",
-        "_is_pinging",
         "_messages",
         "_sent",
         "_task",
@@ -41,9 +41,10 @@ class Outbox:
         self._waiting_bytes = 0
         self._waiting_bytes_most = waiting_bytes_most
         self._is_closed = False
-        self._is_pinging = False
+        self._is_attending = False
         self._sent = 0
         self._task: trio.lowlevel.Task | None = None
+        connection.on_control = self._attend
 
     def __repr__(self) -> str:
         state = "closed, " if self._is_closed else ""
@@ -72,12 +73,6 @@ class Outbox:
         self._waiting_bytes += len(message) + _OVERHEAD_BYTES
         self._wake()
 
-    def ping(self) -> None:
-        """Have the client asked for a sign of life; not twice at a time."""
-        if not self._is_closed:
-            self._is_pinging = True
-            self._wake()
-
     def close(self) -> None:
         """Take nothing more; :meth:`run` returns once all of it is out."""
         self._is_closed = True
@@ -89,20 +84,14 @@ class Outbox:
         Raises:
             ConnectionEnded: the client has left.
         """
-        connection = self._connection
         messages = self._messages
         try:
             while True:
-                if self._is_pinging:
-                    self._is_pinging = False
-                    self.sending_since = trio.current_time()
-                    await connection.ping()
-                    self.sending_since = None
-                if messages:
+                if messages or self._is_attending:
                     await self._send_some()
                 elif self._is_closed:
                     return
-                elif not self._is_pinging:
+                else:
                     self._task = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._give_up)
         except ConnectionEnded:
@@ -111,6 +100,7 @@ class Outbox:
             raise
 
     async def _send_some(self) -> None:
+        self._is_attending = False
         messages = self._messages
         some = []
         size = 0
@@ -123,6 +113,11 @@ class Outbox:
         self.sending_since = None
         self._waiting_bytes -= size
         self._sent += len(some)
+
+    def _attend(self) -> None:
+        if not self._is_closed:
+            self._is_attending = True
+            self._wake()
 
     def _wake(self) -> None:
         if self._task is not None:

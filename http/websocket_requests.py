@@ -48,8 +48,8 @@ _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 class Asker(Protocol):
     """The connection that requests come from."""
 
-    def require(self, scope: Scope) -> Caller:
-        """Return who asks, or raise Rejected."""
+    def require(self, scope: Scope, cost: int = 1) -> Caller:
+        """Return who asks, or raise Rejected; ``cost`` is what the request counts."""
         ...
 
     def began(self, count: int = 1) -> None:
@@ -102,7 +102,6 @@ class Requests:
 
     def batch(self, call: BatchCall, encode: Encode) -> None:
         """Move many amounts in one trip; one that is refused does not spoil the others."""
-        caller = self._asker.require(Scope.WRITE)
         items = call.transfers
         if not items:
             raise Rejected(ProblemCode.BATCH_EMPTY, "transfers is empty: name at least one", field="transfers")
@@ -112,6 +111,7 @@ class Requests:
                 f"{len(items)} transfers are more than a batch may have: at most {BATCH_ITEMS_MOST}",
                 field="transfers",
             )
+        caller = self._asker.require(Scope.WRITE, len(items))
         submit = self._slot.engine.submit
         self._asker.began(len(items))
         batch = _Batch(self._asker, call, encode)

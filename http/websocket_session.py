@@ -17,6 +17,7 @@ from transfer_engine.engine.outcomes import Overloaded, RefusalCode
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller, Scope
+from transfer_engine.http.messages import Request
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.transfer_items import error_details, problem_of
 from transfer_engine.http.websocket_connection import CloseCode, Connection, ConnectionEnded, MessageRefused
@@ -62,11 +63,13 @@ class Session:
     Args:
         parts: what all sessions share.
         connection: the door's.
+        handshake: the request that it began with.
         caller: who asks, or None where he has yet to say it.
     """
 
-    def __init__(self, parts: SessionParts, connection: Connection, caller: Caller | None) -> None:
+    def __init__(self, parts: SessionParts, connection: Connection, handshake: Request, caller: Caller | None) -> None:
         self.caller = caller
+        self._handshake = handshake
         self.outbox = Outbox(connection, waiting_bytes_most=parts.settings.waiting_bytes_most)
         self._parts = parts
         self._connection = connection
@@ -76,6 +79,7 @@ class Session:
         self._in_flight = 0
         self._faults_in_a_row = 0
         self._refused_in_a_row = 0
+        self._is_lagging = False
         self._ending: tuple[CloseCode, str] | None = None
         self._answered = trio.Event()
         self._reading = trio.CancelScope()
@@ -99,7 +103,7 @@ class Session:
                     self._nursery = nursery
                     nursery.start_soon(self._write)
                     await self._read()
-                    if self._in_flight and self._ending is not None and self._ending[0] is not CloseCode.LAGGED:
+                    if self._in_flight:
                         with trio.move_on_after(self._parts.drain_s):
                             await self._answered.wait()
                     self.outbox.close()
@@ -146,15 +150,15 @@ class Session:
             if silent_s > 2 * settings.ping_interval_ms / 1_000:
                 self.cut()
             elif silent_s > settings.ping_interval_ms / 1_000:
-                self.outbox.ping()
+                self._connection.ping()
 
     # What requests need of their session.
 
-    def require(self, scope: Scope) -> Caller:
-        """Return who asks, if he may.
+    def require(self, scope: Scope, cost: int = 1) -> Caller:
+        """Return who asks, if he may, and not too often; ``cost`` is what the request counts.
 
         Raises:
-            Rejected: he has not said who he is, his token has expired, or it lacks the scope.
+            Rejected: he has not said who he is, his token has expired or lacks the scope, or it is too often.
         """
         caller = self.caller
         if caller is None:
@@ -163,6 +167,7 @@ class Session:
             self.end(CloseCode.UNAUTHENTICATED, "the token has expired")
             raise _unauthenticated("the token has expired: send a new one by op auth, on a new connection")
         caller.require(scope)
+        self._parts.gate.charge(self._handshake, caller, cost)
         return caller
 
     def began(self, count: int = 1) -> None:
@@ -179,6 +184,8 @@ class Session:
     def tell(self, message: Outgoing, encode: Encode) -> None:
         """Send a message, in its turn. Where too much waits already, the client lags and is cut off."""
         outbox = self.outbox
+        if self._is_lagging:
+            return
         if outbox.has_room:
             outbox.put(encode(message))
         else:
@@ -269,15 +276,15 @@ class Session:
         self.tell(Answer(call.id, "auth", True, Authenticated(caller.user_id, caller.expires_at)), encode)
 
     def _lag(self) -> None:
-        if self._ending is None or self._ending[0] is not CloseCode.LAGGED:
-            for lagged, encode in self._requests.positions():
-                self.outbox.put(encode(lagged))
-            reason = "the client does not read what it is sent"
-            self._ending = (CloseCode.LAGGED, reason)
-            self.outbox.put(self._encode(Notice(CloseCode.LAGGED, reason)))
-            self.outbox.close()
-            self._answered.set()
-            self._reading.cancel()
+        """Tell where to resume, behind all that waits already, and nothing more."""
+        self._is_lagging = True
+        reason = "the client does not read what it is sent"
+        self._ending = (CloseCode.LAGGED, reason)
+        for lagged, encode in self._requests.positions():
+            self.outbox.put(encode(lagged))
+        self.outbox.put(self._encode(Notice(CloseCode.LAGGED, reason)))
+        self._answered.set()
+        self._reading.cancel()
 
 
 def _unauthenticated(detail: str) -> Rejected:

@@ -33,6 +33,13 @@ class WebSocketStatistics(msgspec.Struct, frozen=True):
     opened: int
 
 
+class Admitted(msgspec.Struct, frozen=True):
+    """A handshake that may be answered: with what it asked, and who asks, if he has said so."""
+
+    handshake: Request
+    caller: Caller | None
+
+
 class WebSockets:
     """The connections of all doors.
 
@@ -80,24 +87,27 @@ class WebSockets:
         """Bounds of one connection."""
         return self._parts.settings
 
-    async def admit(self, request: Request) -> Caller | None:
-        """Return who asks for a websocket, or None where he has to say it in his first message.
+    async def admit(self, request: Request) -> Admitted:
+        """Return who asks for a websocket; without a token in its head he has to say it in his first message.
 
         Raises:
-            Rejected: a token that is not valid, or a page of another site: answer by HTTP, and do not upgrade.
+            Rejected: a token that is not valid, a page of another site, or too many from one address: answer by HTTP,
+                and do not upgrade.
         """
         gate = self._parts.gate
+        gate.arrived(request)
         gate.require_local_page(request.host, request.origin)
+        handshake = msgspec.structs.replace(request, authorization=())
         try:
-            return await gate.identify(request.authorization)
+            return Admitted(handshake, await gate.identify(request.authorization))
         except Rejected:
             if request.authorization:
                 raise
-            return None
+            return Admitted(handshake, None)
 
-    async def serve(self, connection: Connection, caller: Caller | None) -> None:
+    async def serve(self, connection: Connection, admitted: Admitted) -> None:
         """Serve a connection to its end. Cancellation cuts it; what the engine has taken goes on."""
-        session = Session(self._parts, connection, caller)
+        session = Session(self._parts, connection, admitted.handshake, admitted.caller)
         self._sessions.add(session)
         self._opened += 1
         try:
@@ -113,11 +123,18 @@ class WebSockets:
         for session in list(self._sessions):
             session.end(CloseCode.GOING_AWAY, "the server is shutting down")
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after the connections until cancelled."""
+    async def run(
+        self, stopping: trio.Event | None = None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Look after the connections until cancelled; :meth:`stop` once ``stopping`` is set."""
         task_status.started()
         while True:
-            await trio.sleep(self._sweep_s)
+            if stopping is None or self._is_stopping:
+                await trio.sleep(self._sweep_s)
+            else:
+                with trio.move_on_after(self._sweep_s):
+                    await stopping.wait()
+                    self.stop()
             now = trio.current_time()
             for session in list(self._sessions):
                 session.sweep(now)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,8 +10,9 @@ import msgspec
 import trio
 
 from transfer_engine.http.identity import Caller
+from transfer_engine.http.messages import Request
 from transfer_engine.http.websocket_connection import ConnectionEnded, Message, MessageRefused
-from transfer_engine.http.websocket_sessions import WebSockets
+from transfer_engine.http.websocket_sessions import PATH, Admitted, WebSockets
 
 
 class PairedConnection:
@@ -22,6 +23,7 @@ class PairedConnection:
         self.answers_pings = True
         self.closed_by_server: tuple[int, str] | None = None
         self.pings = 0
+        self.on_control: Callable[[], None] = lambda: None
         self.is_reading = True
         """Whether the client takes what it is sent."""
         self.answers = True
@@ -44,8 +46,7 @@ class PairedConnection:
         for message in messages:
             self._to_client.send_nowait(message)
 
-    async def ping(self) -> None:
-        await trio.lowlevel.checkpoint()
+    def ping(self) -> None:
         self.pings += 1
         if self.answers:
             self.last_heard_at = trio.current_time()
@@ -118,7 +119,7 @@ async def client_of(websockets: WebSockets, caller: Caller | None) -> AsyncItera
     client = Client(PairedConnection())
 
     async def serve() -> None:
-        await websockets.serve(client.connection, caller)
+        await websockets.serve(client.connection, Admitted(Request("GET", PATH), caller))
         client.ended.set()
 
     async with trio.open_nursery() as nursery:
