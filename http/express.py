@@ -86,7 +86,8 @@ class ExpressDoor:
 
     def takes(self, upgrade: Upgrade) -> bool:
         """Whether a request that leaves HTTP is one for the websocket."""
-        return self._serve_websocket is not None and bool(upgrade.protocols)
+        names = (name.strip().lower() for value in upgrade.protocols for name in value.split(b","))
+        return self._serve_websocket is not None and b"websocket" in names
 
     async def serve(
         self,

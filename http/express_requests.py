@@ -36,6 +36,7 @@ _EXPECT: Final = 10
 _UPGRADE: Final = 11
 _SEC_WEBSOCKET: Final = 12
 _FORWARDED_FOR: Final = 13
+_ORIGIN: Final = 14
 
 _MEANINGS: Final = {
     spelling: meaning
@@ -55,7 +56,7 @@ _MEANINGS: Final = {
         (b"Sec-Websocket-Version", _SEC_WEBSOCKET),
         (b"Sec-Websocket-Protocol", _SEC_WEBSOCKET),
         (b"Sec-Websocket-Extensions", _SEC_WEBSOCKET),
-        (b"Origin", _SEC_WEBSOCKET),
+        (b"Origin", _ORIGIN),
         (b"X-Forwarded-For", _FORWARDED_FOR),
     )
     for spelling in (name, name.lower())
@@ -100,6 +101,7 @@ class RequestParser:
     _target: bytes
     _query: bytes
     _host: bytes
+    _origin: bytes
     _method: bytes
     _content_type: bytes
     _accept: bytes
@@ -209,6 +211,8 @@ class RequestParser:
             self._has_connection = True
         elif meaning == _EXPECT:
             self._expect = value.lower()
+        elif meaning == _ORIGIN:
+            self._origin = value
         elif meaning == _UPGRADE:
             self._upgrade = (*self._upgrade, value)
         else:
@@ -278,6 +282,7 @@ class RequestParser:
                 self._peer,
                 self._forwarded_for,
                 self._host,
+                self._origin,
             )
         )
         if self._upgrades:
@@ -288,7 +293,7 @@ class RequestParser:
         self._begin()
 
     def _begin(self) -> None:
-        self._target = self._query = self._host = self._method = _EMPTY
+        self._target = self._query = self._host = self._origin = self._method = _EMPTY
         self._content_type = self._accept = self._traceparent = self._expect = _EMPTY
         self._keys = self._authorization = self._forwarded_for = _NONE
         self._transfer_encodings = self._upgrade = _NONE
