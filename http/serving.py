@@ -26,6 +26,8 @@ from transfer_engine.http.logs import access_log_of
 from transfer_engine.http.main_door import MainDoor
 from transfer_engine.http.rate_limits import rate_limits_of
 from transfer_engine.http.settings import ServerSettings
+from transfer_engine.http.websocket_sessions import WebSockets
+from transfer_engine.http.websocket_upgrade import serve_websocket
 from transfer_engine.http.tokens import open_authenticator
 
 _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
@@ -161,10 +163,18 @@ async def _open_doors(
         if not is_open:
             closed.set()
 
+    websockets = WebSockets(
+        api.slot,
+        api.gate,
+        settings.websocket,
+        deadline_ms=settings.deadline_ms,
+        send_timeout_ms=settings.send_timeout_ms,
+    )
     async with trio.open_nursery(strict_exception_groups=True) as nursery:
+        nursery.start_soon(websockets.run, stopping)
         await nursery.start(serve, partial(_serve_main, api, settings, _listeners(main), stopping, graceful_s))
         if express:
-            door = ExpressDoor(api, settings)
+            door = ExpressDoor(api, settings, partial(serve_websocket, websockets))
             serve_express = partial(door.serve, _listeners(express), stopping, graceful_s=graceful_s)
             await nursery.start(serve, serve_express)
         yield closed

@@ -5,7 +5,6 @@ import binascii
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 import trio
 from wsproto.utilities import generate_accept_token
 
@@ -32,8 +31,7 @@ async def serve_websocket(
     """
     try:
         key = require_handshake(upgrade.request.path, upgrade.protocols, upgrade.headers)
-        origin = b", ".join(value for name, value in upgrade.headers if name == b"origin")
-        admitted = await websockets.admit(msgspec.structs.replace(upgrade.request, origin=origin))
+        admitted = await websockets.admit(upgrade.request)
     except Rejected as rejected:
         admitted = None
         answer = _ANSWERS.encode(problem_of_rejection(rejected).response(Flavour.PLAIN), closes=True)
