@@ -26,9 +26,9 @@ from transfer_engine.http.logs import access_log_of
 from transfer_engine.http.main_door import MainDoor
 from transfer_engine.http.rate_limits import rate_limits_of
 from transfer_engine.http.settings import ServerSettings
+from transfer_engine.http.tokens import open_authenticator
 from transfer_engine.http.websocket_sessions import WebSockets
 from transfer_engine.http.websocket_upgrade import serve_websocket
-from transfer_engine.http.tokens import open_authenticator
 
 _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 
