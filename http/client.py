@@ -12,16 +12,19 @@ before it was taken is an exception.
 """
 
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
+import trio
 
 from transfer_engine.actors.backoff import Backoff
-from transfer_engine.http.client_attempts import DEFAULT_BACKOFF
+from transfer_engine.http.client_attempts import DEFAULT_BACKOFF, Attempts
+from transfer_engine.http.client_batches import BATCH_MOST, Batch, send_batch
 from transfer_engine.http.client_calls import bounded, call
 from transfer_engine.http.client_errors import (
     ClientError,
@@ -37,22 +40,28 @@ from transfer_engine.http.client_errors import (
 )
 from transfer_engine.http.client_results import (
     AssetInfo,
-    AssetsAnswer,
     Balance,
-    BalancesAnswer,
     BatchResult,
     Health,
     Outcome,
     Readiness,
     Record,
     Resolution,
-    Told,
     Transfer,
     Unknown,
     new_key,
 )
 from transfer_engine.http.client_tokens import Token, TokenSource
 from transfer_engine.http.client_transport import Answer, InvalidUrl, Transport
+from transfer_engine.http.client_websocket import (
+    IN_FLIGHT_MOST,
+    PING_INTERVAL_S,
+    WebSocketClient,
+)
+from transfer_engine.http.client_websocket import (
+    PATH as WEBSOCKET_PATH,
+)
+from transfer_engine.http.client_wire import AssetsAnswer, BalancesAnswer, BatchAnswer, Entry, Told
 from transfer_engine.schema.transfers import TransferStatus
 
 __all__ = [
@@ -175,6 +184,30 @@ class Client:
         body = Transfer(source=source, target=target, user_id=user_id, asset_id=asset_id, amount=amount).body()
         return await self._move("/api/v1/transfer", body, key=key, wait=wait, deadline_s=deadline_s)
 
+    async def transfer_many(
+        self, transfers: Sequence[Transfer], *, wait: bool = False, deadline_s: float | None = None
+    ) -> list[BatchResult]:
+        """Move many amounts, in batches of up to 1,000; return what became of each, in their order.
+
+        One that is refused does not keep the others; those that may be taken later, and those of which nobody knows,
+        are sent again. ``deadline_s`` is each batch's. Cancellation leaves each transfer as it is; ask by its key.
+
+        Raises:
+            Refused, Unreachable: of a first batch nothing was taken.
+        """
+        results: list[BatchResult] = []
+        for start in range(0, len(transfers), BATCH_MOST):
+            batch = Batch(transfers[start : start + BATCH_MOST], self._backoff, waits=wait)
+
+            async def send(items: Sequence[Transfer], noted: Batch = batch) -> Sequence[Entry]:
+                body = _encode({"transfers": [item.keyed_body() for item in items]})
+                noted.begin()
+                answer = await self._transport.send("POST", "/api/v1/transfers/batch", body, moves_money=True)
+                return self._decode(answer, BatchAnswer).results
+
+            results += await send_batch(batch, send, deadline_s=bounded(deadline_s, self._deadline_s))
+        return results
+
     async def credit(
         self,
         *,
@@ -242,11 +275,47 @@ class Client:
         Cancellation leaves nothing behind; raises NoAnswer.
         """
 
-        async def attempt() -> Answer:
+        async def attempt(attempts: Attempts) -> Answer:
+            attempts.begin()
             return await self._transport.send("GET", "/ready", expected=(503,))
 
         answer = await self._call(attempt, key=None, deadline_s=deadline_s)
         return self._decode(answer, Readiness)
+
+    @asynccontextmanager
+    async def websocket(
+        self,
+        *,
+        in_flight_most: int = IN_FLIGHT_MOST,
+        ping_interval_s: float = PING_INTERVAL_S,
+        deadline_s: float | None = None,
+    ) -> AsyncIterator[WebSocketClient]:
+        """Open a websocket with the same address, token and rules; leaving the context closes it.
+
+        Args:
+            in_flight_most: requests that may be under way; calls beyond wait in turn.
+            ping_interval_s: how long a silent connection is trusted.
+            deadline_s: how long a call tries, unless it says otherwise.
+        """
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            websocket = WebSocketClient(
+                "ws" + self._transport.url.removeprefix("http") + WEBSOCKET_PATH,
+                self._transport.token,
+                nursery=nursery,
+                deadline_s=bounded(deadline_s, self._deadline_s),
+                backoff=self._backoff,
+                in_flight_most=in_flight_most,
+                ping_interval_s=ping_interval_s,
+                ssl_context=self._transport.ssl_context,
+            )
+            try:
+                yield websocket
+            except Exception as error:  # noqa: BLE001  raised again below: in here it would come out in a group
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _move(
         self, path: str, body: dict[str, Any], *, key: str | None, wait: bool, deadline_s: float | None
@@ -255,14 +324,12 @@ class Client:
         name = new_key() if key is None else key
         content = _encode(body)
 
-        async def attempt() -> Outcome:
+        async def attempt(attempts: Attempts) -> Outcome:
+            attempts.begin()
             answer = await self._transport.send(
                 "POST", path, content, headers={"idempotency-key": name}, moves_money=True
             )
-            told = self._decode(answer, Told)
-            return Outcome(
-                req_id=told.req_id, status=told.status, key=name, message=told.message, is_replay=answer.is_replay
-            )
+            return self._decode(answer, Told).outcome(name, is_replay=answer.is_replay)
 
         is_pending = _is_pending if wait else None
         return await self._call(attempt, key=name, deadline_s=deadline_s, is_pending=is_pending)
@@ -275,14 +342,15 @@ class Client:
     ) -> Result:
         """Ask for something that may be repeated as it is."""
 
-        async def attempt() -> Answer:
+        async def attempt(attempts: Attempts) -> Answer:
+            attempts.begin()
             return await self._transport.send(method, path, body)
 
         return self._decode(await self._call(attempt, key=None, deadline_s=deadline_s), kind)
 
     async def _call(
         self,
-        attempt: Callable[[], Awaitable[Result]],
+        attempt: Callable[[Attempts], Awaitable[Result]],
         *,
         key: str | None,
         deadline_s: float | None,

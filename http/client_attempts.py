@@ -38,6 +38,7 @@ class Attempts:
         self._failed = 0
         self._last: ClientError | None = None
         self._is_under_way = False
+        self._trouble = ""
         self.may_have_happened = False
         """Whether an attempt was made that nobody knows the end of."""
 
@@ -46,8 +47,16 @@ class Attempts:
         return f"<Attempts {self._failed} failed{unknown}>"
 
     def begin(self) -> None:
-        """Note that an attempt begins; one that does not end before the deadline may have happened."""
+        """Note that something is sent; what is not answered before the deadline may have happened."""
         self._is_under_way = True
+
+    def lose(self) -> None:
+        """Note that what was sent has lost its answer; it will be sent again by itself."""
+        self.may_have_happened = self.may_have_happened or self._is_under_way
+
+    def hint(self, trouble: str) -> None:
+        """Note why nothing can be sent, or answered, for whoever has to mend it."""
+        self._trouble = trouble
 
     def again_after_refusal(self, refused: Refused) -> float:
         """Return after how many seconds to try again.
@@ -87,13 +96,14 @@ class Attempts:
         """Return what to raise where no more attempts are made."""
         last = self._last
         is_unknown = self.may_have_happened or self._is_under_way
+        in_time = self._trouble or "there was no answer before the deadline"
         if self._key is None:
-            return last or Unreachable("there was no answer before the deadline", was_sent=True)
+            return last or Unreachable(in_time, was_sent=True)
         if isinstance(last, Refused) and (not is_unknown or last.code == KEY_IS_ANOTHERS):
             return last
         if not is_unknown:
-            return Unreachable(str(last or "nothing was sent before the deadline"), key=self._key)
-        why = str(last) if last is not None else "there was no answer before the deadline"
+            return Unreachable(str(last or in_time), key=self._key)
+        why = str(last) if last is not None else in_time
         unknown = OutcomeUnknown(
             f"{why}. It is not known what became of it: repeat it with the key {self._key}", key=self._key
         )

@@ -17,7 +17,7 @@ LAST_ATTEMPT_S: Final = 0.2
 
 
 async def call(
-    attempt: Callable[[], Awaitable[Answer]],
+    attempt: Callable[[Attempts], Awaitable[Answer]],
     *,
     key: str | None,
     deadline_s: float,
@@ -29,7 +29,7 @@ async def call(
     Cancellation ends the attempt under way; what was asked for by a key may have happened, or happen yet.
 
     Args:
-        attempt: sends the same request, by the same key, each time. Raises Refused or NoAnswer.
+        attempt: sends the same request, by the same key, each time, and says when. Raises Refused or NoAnswer.
         key: of a call that moves money.
         deadline_s: how long, in seconds.
         backoff: between attempts.
@@ -45,9 +45,8 @@ async def call(
     end = trio.current_time() + deadline_s
     with trio.CancelScope(deadline=end):
         while True:
-            attempts.begin()
             try:
-                answer = await attempt()
+                answer = await attempt(attempts)
             except Refused as refused:
                 delay_s = attempts.again_after_refusal(refused)
             except NoAnswer as loss:

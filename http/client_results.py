@@ -111,6 +111,8 @@ class Record(msgspec.Struct, frozen=True):
     updated_at: int
     error: str | None = None
     retry_count: int = 0
+    to_user_id: int | None = None
+    """Who gets it; None where the server does not say."""
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -160,23 +162,3 @@ class Resolution(msgspec.Struct, frozen=True):
     req_id: UUID
     state: str
     steps: list[str]
-
-
-class Told(msgspec.Struct, frozen=True):
-    """The body of an answer to a transfer or credit."""
-
-    req_id: UUID
-    status: TransferStatus
-    message: str | None = None
-
-
-class BalancesAnswer(msgspec.Struct, frozen=True):
-    """The body of an answer that lists a user's accounts."""
-
-    balances: list[Balance]
-
-
-class AssetsAnswer(msgspec.Struct, frozen=True):
-    """The body of an answer that lists assets."""
-
-    assets: list[AssetInfo]

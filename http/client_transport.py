@@ -7,7 +7,15 @@ from typing import Final
 import httpx
 import msgspec
 
-from transfer_engine.http.client_errors import NotAnEngine, Refusal, ServerFault, Unreachable, refused
+from transfer_engine.http.client_errors import (
+    NoAnswer,
+    NotAnEngine,
+    Refusal,
+    Refused,
+    ServerFault,
+    Unreachable,
+    refused,
+)
 from transfer_engine.http.client_tokens import TokenSource
 
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -49,12 +57,12 @@ class _Problem(msgspec.Struct, frozen=True):
     retryable: bool = False
     field: str | None = None
     status: int | str = 0
-    type: str = ""
+    name: str | None = None
 
     @property
-    def name(self) -> str:
-        """The stable code as a word: where ``code`` is a number, the type ends with the word."""
-        return self.code if isinstance(self.code, str) else self.type.rpartition(":")[2] or str(self.code)
+    def word(self) -> str:
+        """The stable code as a word: where ``code`` is a number, the word stands beside it."""
+        return self.name or str(self.code)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -144,7 +152,13 @@ class Transport:
                 body=response.content,
                 is_replay=response.headers.get("idempotent-replayed") == "true",
             )
-        raise self._problem(response, moves_money=moves_money)
+        raise problem_of(
+            self.url,
+            response.status_code,
+            response.content,
+            _retry_after_s(response.headers.get("retry-after")),
+            moves_money=moves_money,
+        )
 
     async def _exchange(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None, token: str | None
@@ -170,30 +184,31 @@ class Transport:
                 was_sent=not isinstance(error, _NOT_SENT),
             ) from error
 
-    def _problem(self, response: httpx.Response, *, moves_money: bool) -> Exception:
-        """Return what an answer that is no success means."""
-        status = response.status_code
-        retry_after_s = _retry_after_s(response.headers.get("retry-after"))
-        try:
-            problem = msgspec.json.decode(response.content, type=_Problem)
-        except msgspec.DecodeError:
-            if status >= 500:
-                return ServerFault(f"{self.url} answered {status}", retry_after_s=retry_after_s)
-            if status == 429:  # somebody before the engine, who speaks of nothing but the rate
-                refusal = Refusal("rate_limited", "too many requests", None, True, retry_after_s, status)
-                return refused(refusal, moves_money=moves_money)
-            return NotAnEngine(f"{self.url} answered {status}, but not like a transfer engine: check the address")
-        if status >= 500 and problem.status != "failed" and problem.name not in _KNOWN_UNTAKEN:
-            return ServerFault(f"{problem.detail} ({problem.name})", code=problem.name, retry_after_s=retry_after_s)
-        refusal = Refusal(
-            code=problem.name,
-            detail=problem.detail,
-            field=problem.field,
-            is_retryable=problem.retryable or status in {429, 503},
-            retry_after_s=retry_after_s,
-            http_status=status,
-        )
-        return refused(refusal, moves_money=moves_money)
+
+def problem_of(
+    url: str, status: int, body: bytes, retry_after_s: float | None = None, *, moves_money: bool = False
+) -> Refused | NoAnswer:
+    """Return what an HTTP answer that is no success means."""
+    try:
+        problem = msgspec.json.decode(body, type=_Problem)
+    except msgspec.DecodeError:
+        if status >= 500:
+            return ServerFault(f"{url} answered {status}", retry_after_s=retry_after_s)
+        if status == 429:  # somebody before the engine, who speaks of nothing but the rate
+            refusal = Refusal("rate_limited", "too many requests", None, True, retry_after_s, status)
+            return refused(refusal, moves_money=moves_money)
+        return NotAnEngine(f"{url} answered {status}, but not like a transfer engine: check the address")
+    if status >= 500 and problem.status != "failed" and problem.word not in _KNOWN_UNTAKEN:
+        return ServerFault(f"{problem.detail} ({problem.word})", code=problem.word, retry_after_s=retry_after_s)
+    refusal = Refusal(
+        code=problem.word,
+        detail=problem.detail,
+        field=problem.field,
+        is_retryable=problem.retryable or status in {429, 503},
+        retry_after_s=retry_after_s,
+        http_status=status,
+    )
+    return refused(refusal, moves_money=moves_money)
 
 
 def _retry_after_s(value: str | None) -> float | None:
