@@ -10,8 +10,10 @@ import trio
 from transfer_engine.engine import Engine
 from transfer_engine.engine.callers import Answer
 from transfer_engine.engine.outcomes import TransferOutcome
+from transfer_engine.http import batch_operations as operations
 from transfer_engine.http.batch_bodies import Item, decode_batch, decode_lines
 from transfer_engine.http.engine_slot import EngineSlot
+from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import JSON, NDJSON, About, Request, Response
 from transfer_engine.http.problems import Flavour, ProblemCode, Rejected
@@ -26,10 +28,16 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class BatchApi:
-    """Its endpoint."""
+    """Its endpoint.
 
-    def __init__(self, slot: EngineSlot) -> None:
+    Args:
+        slot: where the engine is.
+        gate: counts each transfer of a batch like a request of its own.
+    """
+
+    def __init__(self, slot: EngineSlot, gate: Gate) -> None:
         self._slot = slot
+        self._gate = gate
 
     def routes(self) -> list[Route]:
         """Return the endpoint."""
@@ -41,6 +49,7 @@ class BatchApi:
                 Scope.WRITE,
                 body_types=(JSON, NDJSON),
                 body_bytes_most=BODY_BYTES_MOST,
+                operation=operations.BATCH,
             )
         ]
 
@@ -54,6 +63,7 @@ class BatchApi:
             )
         is_lines = request.content_type.partition(b";")[0].strip().lower() == NDJSON
         items = decode_lines(request.body) if is_lines else decode_batch(request.body)
+        self._gate.charge(request, caller, len(items) - 1)
         answers = await transfer_items(self._slot.engine, items, caller)
         results = [_result(index, *answer) for index, answer in enumerate(zip(items, answers, strict=True))]
         about = About(count=len(items))

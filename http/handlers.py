@@ -22,6 +22,7 @@ from transfer_engine.http.gate import Gate
 from transfer_engine.http.health_api import HealthApi
 from transfer_engine.http.identity import Caller, NoTokens
 from transfer_engine.http.messages import Headers, Request, Response
+from transfer_engine.http.openapi_api import OpenApiApi
 from transfer_engine.http.problems import (
     Flavour,
     Problem,
@@ -71,9 +72,10 @@ class Api:
             UserApi(self.slot, names),
             UserHistoryApi(self.slot, names),
             UserAccountsApi(self.slot, names),
-            BatchApi(self.slot),
+            BatchApi(self.slot, self.gate),
             AdminApi(self.slot),
             HealthApi(self.slot, version),
+            OpenApiApi(lambda: self.routes, version),
         )
         self.routes: Final[list[Route]] = [route for group in groups for route in group.routes()]
         self._table = RouteTable(self.routes)
