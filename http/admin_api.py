@@ -7,6 +7,7 @@ import msgspec
 
 from transfer_engine.engine.outcomes import Resolution, TransferNotFound
 from transfer_engine.engine.services.simulated import Behaviour
+from transfer_engine.http import admin_operations as operations
 from transfer_engine.http.bodies import BodyDecoder
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.first_api import outcome_response
@@ -45,16 +46,25 @@ class AdminApi:
                 body_types=(JSON,),
                 flavour=Flavour.TRANSFER,
                 is_keyed=True,
+                operation=operations.CREDIT,
             ),
-            Route("POST", "/api/v1/admin/transfers/{req_id}/resolve", self.resolve, Scope.ADMIN, body_types=(JSON,)),
+            Route(
+                "POST",
+                "/api/v1/admin/transfers/{req_id}/resolve",
+                self.resolve,
+                Scope.ADMIN,
+                body_types=(JSON,),
+                operation=operations.RESOLVE,
+            ),
             Route(
                 "PUT",
                 "/api/v1/admin/simulated-cores/{name}/behaviour",
                 self.behave,
                 Scope.ADMIN,
                 body_types=(JSON,),
+                operation=operations.BEHAVE,
             ),
-            Route("GET", "/api/v1/admin/statistics", self.statistics, Scope.ADMIN),
+            Route("GET", "/api/v1/admin/statistics", self.statistics, Scope.ADMIN, operation=operations.STATISTICS),
         ]
 
     async def credit(self, request: Request, caller: Caller, _parameters: Sequence[str]) -> Response:

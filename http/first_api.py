@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from transfer_engine.engine.outcomes import TransferNotFound, TransferOutcome
+from transfer_engine.http import first_operations as operations
 from transfer_engine.http.bodies import BodyDecoder
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.identity import Caller, Scope
@@ -53,10 +54,18 @@ class FirstApi:
                 body_types=(JSON,),
                 flavour=Flavour.TRANSFER,
                 is_keyed=True,
+                operation=operations.TRANSFER,
             ),
-            Route("GET", "/api/v1/transfer/{req_id}", self.look_up, Scope.READ, flavour=Flavour.LOOKUP),
-            Route("GET", "/api/v1/balances/{user_id}", self.balances, Scope.READ),
-            Route("GET", "/api/v1/assets", self.assets, None),
+            Route(
+                "GET",
+                "/api/v1/transfer/{req_id}",
+                self.look_up,
+                Scope.READ,
+                flavour=Flavour.LOOKUP,
+                operation=operations.LOOK_UP,
+            ),
+            Route("GET", "/api/v1/balances/{user_id}", self.balances, Scope.READ, operation=operations.BALANCES),
+            Route("GET", "/api/v1/assets", self.assets, None, operation=operations.ASSETS),
         ]
 
     async def transfer(self, request: Request, caller: Caller, _parameters: Sequence[str]) -> Response:

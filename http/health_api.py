@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from transfer_engine.engine.outcomes import PartReadiness, Readiness
+from transfer_engine.http import first_operations as operations
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.identity import Caller
 from transfer_engine.http.messages import Headers, Request, Response
@@ -27,8 +28,8 @@ class HealthApi:
     def routes(self) -> list[Route]:
         """Return the endpoints."""
         return [
-            Route("GET", "/health", self.health, None, is_counted=False),
-            Route("GET", "/ready", self.ready, None, is_counted=False),
+            Route("GET", "/health", self.health, None, is_counted=False, operation=operations.HEALTH_CHECK),
+            Route("GET", "/ready", self.ready, None, is_counted=False, operation=operations.READY),
         ]
 
     async def health(self, _request: Request, _caller: Caller, _parameters: Sequence[str]) -> Response:

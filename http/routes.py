@@ -6,6 +6,7 @@ import msgspec
 
 from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import Request, Response
+from transfer_engine.http.operations import Operation
 from transfer_engine.http.problems import Flavour
 
 Handler = Callable[[Request, Caller, Sequence[str]], Awaitable[Response]]
@@ -29,6 +30,8 @@ class Route(msgspec.Struct, frozen=True):
     """How large a body it takes where that is more than the server's own bound; None: that bound."""
     is_counted: bool = True
     """Whether it counts for the rate limit of the address; load balancers ask some all the time, from few addresses."""
+    operation: Operation | None = None
+    """What the OpenAPI document and the page at /docs tell of it: every endpoint of a server must have one."""
 
 
 class Resource:

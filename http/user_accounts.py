@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from transfer_engine.http import user_operations as operations
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import Request, Response
@@ -28,8 +29,22 @@ class UserAccountsApi:
     def routes(self) -> list[Route]:
         """Return the endpoints."""
         return [
-            Route("GET", "/api/v1/user/balances", self.balances, Scope.READ, flavour=Flavour.USER),
-            Route("GET", "/api/v1/user/assets", self.assets, Scope.READ, flavour=Flavour.USER),
+            Route(
+                "GET",
+                "/api/v1/user/balances",
+                self.balances,
+                Scope.READ,
+                flavour=Flavour.USER,
+                operation=operations.BALANCES,
+            ),
+            Route(
+                "GET",
+                "/api/v1/user/assets",
+                self.assets,
+                Scope.READ,
+                flavour=Flavour.USER,
+                operation=operations.ASSETS,
+            ),
         ]
 
     async def balances(self, request: Request, caller: Caller, _parameters: Sequence[str]) -> Response:

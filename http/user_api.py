@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 
 from transfer_engine.engine.outcomes import Refused, TransferNotFound
+from transfer_engine.http import user_operations as operations
 from transfer_engine.http.bodies import BodyDecoder
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.identity import Caller, Scope
@@ -45,9 +46,24 @@ class UserApi:
                 body_types=(JSON,),
                 flavour=Flavour.USER,
                 is_keyed=True,
+                operation=operations.TRANSFER,
             ),
-            Route("GET", TRANSFERS_PATH, self.look_up_by_key, Scope.READ, flavour=Flavour.USER),
-            Route("GET", TRANSFERS_PATH + "/{request_id}", self.look_up, Scope.READ, flavour=Flavour.USER),
+            Route(
+                "GET",
+                TRANSFERS_PATH,
+                self.look_up_by_key,
+                Scope.READ,
+                flavour=Flavour.USER,
+                operation=operations.LOOK_UP_BY_KEY,
+            ),
+            Route(
+                "GET",
+                TRANSFERS_PATH + "/{request_id}",
+                self.look_up,
+                Scope.READ,
+                flavour=Flavour.USER,
+                operation=operations.LOOK_UP,
+            ),
         ]
 
     async def transfer(self, request: Request, caller: Caller, _parameters: Sequence[str]) -> Response:

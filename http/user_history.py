@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from transfer_engine.engine.history import place_of
+from transfer_engine.http import user_operations as operations
 from transfer_engine.http.cursors import Cursor, decode_cursor, encode_cursor
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.identity import Caller, Scope
@@ -75,7 +76,16 @@ class UserHistoryApi:
 
     def routes(self) -> list[Route]:
         """Return the endpoint."""
-        return [Route("GET", TRANSFERS_PATH + "/history", self.history, Scope.READ, flavour=Flavour.USER)]
+        return [
+            Route(
+                "GET",
+                TRANSFERS_PATH + "/history",
+                self.history,
+                Scope.READ,
+                flavour=Flavour.USER,
+                operation=operations.HISTORY,
+            )
+        ]
 
     async def history(self, request: Request, caller: Caller, _parameters: Sequence[str]) -> Response:
         """Return a page of a user's transfers."""
