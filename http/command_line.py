@@ -15,6 +15,7 @@ from transfer_engine.http.demo import demo
 from transfer_engine.http.operator_commands import balances, credit, resolve, show, transfer
 from transfer_engine.http.rebuild_command import rebuild
 from transfer_engine.http.schema_commands import schema
+from transfer_engine.http.token_command import token
 
 if TYPE_CHECKING:
     from transfer_engine.http.serving import Addresses
@@ -35,7 +36,7 @@ def commands() -> None:
     envvar="TRANSFER_ENGINE_CONFIG",
     help="A YAML file of settings; TRANSFER_ENGINE_… variables and flags beat it.",
 )
-@click.option("--host", help="Where to listen; without authentication only loopback is allowed.  [127.0.0.1]")
+@click.option("--host", help="Where to listen; without the setting tokens only loopback is allowed.  [127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65_535), help="The port; 0 takes a free one.  [8080]")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the embedded ledger and records live.")
 def serve(config: Path | None, host: str | None, port: int | None, data_dir: Path | None) -> None:
@@ -94,7 +95,7 @@ def _announce(addresses: "Addresses") -> None:
     sys.stdout.flush()
 
 
-for _command in (transfer, show, resolve, balances, credit, rebuild, demo, schema):
+for _command in (transfer, show, resolve, balances, credit, token, rebuild, demo, schema):
     commands.add_command(_command)
 
 

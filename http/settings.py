@@ -28,7 +28,7 @@ from transfer_engine.http.websocket_settings import WebSocketSettings
 ENVIRONMENT_PREFIX: Final = "TRANSFER_ENGINE_"
 CONFIG_VARIABLE: Final = "TRANSFER_ENGINE_CONFIG"
 """Names the configuration file where no flag does: no setting of its own."""
-_NO_SETTINGS: Final = {CONFIG_VARIABLE, "TRANSFER_ENGINE_TOKEN", "TRANSFER_ENGINE_URL"}
+_NO_SETTINGS: Final = {CONFIG_VARIABLE, "TRANSFER_ENGINE_TOKEN"}
 """What the command line reads from the environment beside the settings."""
 
 _STRICT_JSON: Final = msgspec.json.Encoder(decimal_format="number")
