@@ -257,7 +257,7 @@ class _Remembered:
         self._old = {}
 
 
-def open_authenticator(settings: TokenSettings) -> TokenAuthenticator:
+def open_authenticator(settings: TokenSettings, *, clock: Callable[[], float] = time.time) -> TokenAuthenticator:
     """Return the authenticator that the settings describe; its files are read, its URL is not asked before ``run``.
 
     Raises:
@@ -272,7 +272,7 @@ def open_authenticator(settings: TokenSettings) -> TokenAuthenticator:
         if "@" in urlsplit(url).netloc:
             raise ConfigurationError("tokens.jwks_url must not carry a user name or password: they would end in logs")
         sources.append(JwksUrl(lambda: fetch_key_set(url), refresh_s=settings.jwks_refresh_ms / 1_000))
-    return TokenAuthenticator(settings, sources=sources)
+    return TokenAuthenticator(settings, sources=sources, clock=clock)
 
 
 @lru_cache(maxsize=256)
