@@ -24,6 +24,7 @@ from transfer_engine.engine.journal import Journal, Journaled
 from transfer_engine.engine.leases import OVER_AFTER_LEASES, Lease, LeaseLapsed
 from transfer_engine.engine.lives import ADOPTER
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
+from transfer_engine.engine.outbox import Outbox
 from transfer_engine.engine.recorder import Recorder
 from transfer_engine.engine.records.protocol import (
     BUCKET_MS,
@@ -93,6 +94,7 @@ class Adoption:
         kick: has those that are in nobody's mailbox driven soon.
         alerts: told of faults.
         settings: the intervals.
+        outbox: where a stopped engine's messages go; without one they stay for whoever has one.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Adoption:
         kick: Callable[[], None],
         alerts: Alerts,
         settings: Settings,
+        outbox: Outbox | None = None,
     ) -> None:
         self._store = store
         self._node = life.node
@@ -125,6 +128,7 @@ class Adoption:
         self._enqueue = enqueue
         self._kick = kick
         self._alerts = alerts
+        self._outbox = outbox
         self._over_after_s = settings.lease_ms / 1000 * OVER_AFTER_LEASES
         self._recheck_after_s = settings.adoption_recheck_ms / 1000
         self._watched: dict[int, _Watched] = {}
@@ -185,6 +189,8 @@ class Adoption:
             return is_over or self._former_lives.is_dead(claim.owner)
         if await self._has_unfinished(claim.node):
             return True
+        if self._outbox is not None and await self._outbox.holds_messages(claim.node):
+            return True
         self._settled[claim.node] = claim.epoch
         return False
 
@@ -219,6 +225,8 @@ class Adoption:
         node = adopted.life.node
         await self._carry_over(node)
         await self._store.raise_low_water_mark(node, adopted.ceiling_ms // BUCKET_MS)
+        if self._outbox is not None:
+            await self._outbox.settle(node, adopted.ceiling_ms // BUCKET_MS)
         await self._store.release(adopted.life)
         self._given_back += 1
         self._settled[node] = adopted.life.epoch
@@ -242,6 +250,8 @@ class Adoption:
                     raise RecordsUnavailable(f"{len(left)} intents of node {node} change all the time")
                 self._lease.require()
         self._kick()
+        if self._outbox is not None:  # last: where a row was found, the message before it is found now
+            await self._outbox.carry_over(node)
 
     async def _carry(self, intents: Sequence[tuple[Intent, Row]]) -> list[tuple[Intent, Row]]:
         """Journal these intents in our shard, unless they are there; return those to be looked at again.

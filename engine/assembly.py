@@ -15,6 +15,7 @@ from transfer_engine.engine.former_lives import Alone, FormerLives, LifeFile, St
 from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.lives import begin_life
 from transfer_engine.engine.open_transfers import Custody
+from transfer_engine.engine.outbox_limits import OutboxLimits
 from transfer_engine.engine.parts import Parts
 from transfer_engine.engine.patience import Patience
 from transfer_engine.engine.records.protocol import RecordStore
@@ -33,7 +34,11 @@ _LAST_ANSWERS_MS = 500
 
 @asynccontextmanager
 async def open_engine(
-    settings: Settings, *, cores: Sequence[Core] = (), opening: Opening | None = None
+    settings: Settings,
+    *,
+    cores: Sequence[Core] = (),
+    opening: Opening | None = None,
+    outbox: OutboxLimits | None = None,
 ) -> AsyncIterator[Engine]:
     """Run an engine for as long as the context lasts.
 
@@ -48,6 +53,8 @@ async def open_engine(
         settings: see :class:`~transfer_engine.engine.settings.Settings`.
         cores: the objects of the services of kind ``core``, by their ``name``.
         opening: told what is waited for before the context is entered.
+        outbox: bounds of ``engine.outbox``, where users are to be told of their transfers' ends; whoever opens the
+            engine delivers what is in it.
 
     Raises:
         DataDirUnusable: the data directory is not writable, or in use.
@@ -62,7 +69,9 @@ async def open_engine(
     opening = opening or Opening()
     async with open_backends(settings, cores=cores, opening=opening) as (registry, ledger, records):
         former_lives = Alone() if settings.records == "sqlite" else LifeFile(settings.data_dir)
-        async with engine_on(settings, registry, ledger, records, former_lives=former_lives, opening=opening) as engine:
+        async with engine_on(
+            settings, registry, ledger, records, former_lives=former_lives, opening=opening, outbox=outbox
+        ) as engine:
             yield engine
 
 
@@ -76,6 +85,7 @@ async def engine_on(
     former_lives: FormerLives | None = None,
     opening: Opening | None = None,
     clock_ms: Callable[[], int] = now_ms,
+    outbox: OutboxLimits | None = None,
 ) -> AsyncIterator[Engine]:
     """Run an engine on backends that are open; see :func:`open_engine`.
 
@@ -87,6 +97,7 @@ async def engine_on(
         former_lives: proves that the node's former owner is dead; without it, its lease is waited for.
         opening: told what is waited for before the context is entered.
         clock_ms: the wall clock (Unix ms).
+        outbox: see :func:`open_engine`.
 
     Raises:
         NodeInUse: another engine runs under ``settings.node``.
@@ -106,7 +117,7 @@ async def engine_on(
         former_lives=former_lives,
         patience=patience,
     )
-    parts = wire(settings, registry, ledger, records, begun, former_lives, alerts, clock_ms)
+    parts = wire(settings, registry, ledger, records, begun, former_lives, alerts, clock_ms, outbox)
     await _beating(parts, partial(_take_up_unfinished, parts, begun.life.node, patience))
     parts.heartbeat.may_raise_mark = True
     engine = Engine(parts)
@@ -132,6 +143,8 @@ async def engine_on(
     finally:
         # Nothing is under way any more: whoever wants the node may have it.
         with bounded_cleanup(_LAST_WORDS_MS):
+            if parts.outbox is not None:
+                await parts.outbox.close()
             await parts.heartbeat.release()
     if fault is not None:
         raise fault
@@ -179,6 +192,8 @@ def _let_callers_go(engine: Engine, parts: Parts) -> None:
 
 async def _take_up_unfinished(parts: Parts, shard: int, patience: Patience) -> None:
     """Put what former lives left into its users' mailboxes, before anything new can be."""
+    if parts.outbox is not None:
+        await parts.outbox.endpoints.load(patience)
     unfinished = await find_unfinished(
         store=parts.records,
         shard=shard,

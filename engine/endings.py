@@ -181,6 +181,11 @@ class Endings:
         if not record.state.is_terminal:
             transfer.adopt(record)
             return False
+        if transfer.is_recovered and self._recorder.tells(record):
+            # Whoever ended it may have been taken for stopped, and what it wrote into its outbox settled already.
+            transfer.adopt(record)
+            self.end(transfer, error=record.error)
+            return True
         self._close(
             transfer,
             TransferOutcome(

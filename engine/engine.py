@@ -10,11 +10,13 @@ from tigerbeetle import Account
 
 from transfer_engine.engine.audit import AuditReport, audit
 from transfer_engine.engine.callers import Answer, OnAnswer, TransferOrder
-from transfer_engine.engine.contests import Undecided, admit_in_turn
+from transfer_engine.engine.contests import Undecided, admit_in_turn, decide
 from transfer_engine.engine.deadlines import check_deadline
 from transfer_engine.engine.history import merged, placed
 from transfer_engine.engine.legs import owner_of
+from transfer_engine.engine.limits import AssetLimits
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
+from transfer_engine.engine.outbox import Outbox
 from transfer_engine.engine.outcomes import (
     Balance,
     InvalidTransfer,
@@ -55,6 +57,11 @@ class Engine:
     def settings(self) -> Settings:
         """What the engine runs with."""
         return self._parts.settings
+
+    @property
+    def outbox(self) -> Outbox | None:
+        """Who is to be told of which finished transfer, to be delivered; None where nobody is."""
+        return self._parts.outbox
 
     @property
     def simulated_cores(self) -> Mapping[str, SimulatedCore]:
@@ -122,8 +129,8 @@ class Engine:
             transfer, is_joined = admit()
         except Refused as refused:
             on_answer(refused)
-        except Undecided:
-            callers.start(partial(self._submit_in_turn, admit, on_answer), on_answer)
+        except Undecided as undecided:
+            callers.start(partial(self._submit_in_turn, undecided, admit, on_answer), on_answer)
         else:
             self._listen(transfer, on_answer, is_joined=is_joined)
 
@@ -176,8 +183,10 @@ class Engine:
     def _listen(self, transfer: OpenTransfer, on_answer: OnAnswer, *, is_joined: bool) -> None:
         self._parts.deadlines.listen(transfer, lambda: on_answer(self._answer(transfer, is_joined=is_joined)))
 
-    async def _submit_in_turn(self, admit: Callable[[], tuple[OpenTransfer, bool]], on_answer: OnAnswer) -> None:
-        transfer, is_joined, _ = await admit_in_turn(admit, self._parts.deadlines, None)
+    async def _submit_in_turn(
+        self, undecided: Undecided, admit: Callable[[], tuple[OpenTransfer, bool]], on_answer: OnAnswer
+    ) -> None:
+        transfer, is_joined, _ = await decide(undecided, admit, self._parts.deadlines, None)
         self._listen(transfer, on_answer, is_joined=is_joined)
 
     async def credit(
@@ -280,6 +289,14 @@ class Engine:
         under_way = placed(self._parts.open_transfers.of_user(user_id), position)
         return merged(await self._parts.records.history(user_id, limit=limit, position=position), under_way, limit)
 
+    async def limits(self, user_id: int) -> list[AssetLimits]:
+        """Return what a user may move of each asset, now; cancellation leaves nothing behind.
+
+        Raises:
+            RecordsUnavailable: the record store did not answer in time.
+        """
+        return await self._parts.admission.limits(user_id, within_ms=self._parts.deadlines.deadline_ms)
+
     async def resolve(self, req_id: UUID | str, resolution: Resolution) -> ResolutionReport:
         """Carry out an operator's decision on a transfer that does not end by itself; say what was done.
 
@@ -370,6 +387,7 @@ class Engine:
             scanner=parts.scanner.statistics(),
             reconciler=parts.reconciler.statistics(),
             supervisor=parts.supervisor.statistics(),
+            outbox=None if parts.outbox is None else parts.outbox.statistics(),
         )
 
     async def audit(self) -> AuditReport:

@@ -25,6 +25,8 @@ from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.leases import Lease
 from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.open_transfers import OpenTransfer, OpenTransfers
+from transfer_engine.engine.outbox import Outbox
+from transfer_engine.engine.outbox_limits import OutboxStatistics
 from transfer_engine.engine.reconciler import Reconciler, ReconcilerStatistics
 from transfer_engine.engine.recorder import Recorder
 from transfer_engine.engine.records.protocol import RecordStore
@@ -58,6 +60,8 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     scanner: ScannerStatistics
     reconciler: ReconcilerStatistics
     supervisor: SupervisorStatistics
+    outbox: OutboxStatistics | None
+    """None where nobody is told of transfers' ends."""
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -77,6 +81,7 @@ class Parts(msgspec.Struct, frozen=True):
     scanner: Scanner
     reconciler: Reconciler
     adoption: Adoption
+    outbox: Outbox | None
     resolver: Resolver
     admission: Admission
     completion: Completion

@@ -14,6 +14,7 @@ from transfer_engine.actors import Backoff, GroupCommit, GroupCommitStatistics
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.journal import INTENTS_IN_BLOB_MOST, Journal, Journaled
 from transfer_engine.engine.open_transfers import OpenTransfer
+from transfer_engine.engine.outbox import Outbox
 from transfer_engine.engine.records.protocol import RecordStore, RecordsUnavailable
 from transfer_engine.engine.submitter import Health, until_answered
 from transfer_engine.schema.transfers import TransferRecord
@@ -48,6 +49,7 @@ class Recorder:
         clock_ms: the wall clock (Unix ms), for the times of states in between.
         waiting_most: intents, and rows, that may wait.
         flushes_most: writes of each kind in flight at a time.
+        outbox: who is to be told of transfers' ends, if anybody is.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Recorder:
         clock_ms: Callable[[], int],
         waiting_most: int,
         flushes_most: int,
+        outbox: Outbox | None = None,
     ) -> None:
         self.health = Health()
         self._store = store
@@ -67,6 +70,7 @@ class Recorder:
         self._alerts = alerts
         self._ended = ended
         self._clock_ms = clock_ms
+        self._outbox = outbox
         self._backoff = Backoff()
         self.intents: GroupCommit[Sequence[Journaled], None] = GroupCommit(
             "journal",
@@ -109,6 +113,10 @@ class Recorder:
         """Write a transfer's last row; ``ended`` is called once it is durable."""
         transfer.last_entry = self.rows.submit_nowait(_Row(transfer.record(), transfer), admitted=True)
 
+    def tells(self, record: TransferRecord) -> bool:
+        """Whether somebody is to be told that this transfer has ended, if it has."""
+        return self._outbox is not None and self._outbox.tells(record)
+
     def has_passed(self, transfer: OpenTransfer) -> bool:
         """Tell whether a transfer's last row has left the queue: written, or set aside."""
         return self.rows.has_passed(transfer.last_entry)
@@ -128,7 +136,17 @@ class Recorder:
 
     async def _flush_rows(self, rows: list[_Row]) -> list[None]:
         records = [row.record for row in rows]
-        await self._until_answered(lambda: self._store.write((), records))
+        outbox = self._outbox
+        told = outbox.enter([row.record for row in rows if row.ended is not None]) if outbox is not None else None
+        if outbox is None or told is None:
+            await self._until_answered(lambda: self._store.write((), records))
+        else:
+            try:
+                await self._until_answered(lambda: self._store.write(told.blobs, records))
+            except BaseException:
+                outbox.abandoned(told)
+                raise
+            outbox.entered(told)
         for row in rows:
             if row.ended is not None:
                 self._ended(row.ended)

@@ -12,15 +12,20 @@ from transfer_engine.engine.comparison import Comparison
 from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.coordinator import Coordinator
 from transfer_engine.engine.core_calls import CoreCalls
+from transfer_engine.engine.daily_sums import DailySums
 from transfer_engine.engine.deadlines import Deadlines
 from transfer_engine.engine.drives import Drives
 from transfer_engine.engine.endings import Endings
+from transfer_engine.engine.endpoints import Endpoints
 from transfer_engine.engine.former_lives import FormerLives
 from transfer_engine.engine.heartbeat import Heartbeat
 from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.ledger.protocol import Ledger
+from transfer_engine.engine.lines import Lines
 from transfer_engine.engine.lives import Begun
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
+from transfer_engine.engine.outbox import Outbox
+from transfer_engine.engine.outbox_limits import OutboxLimits
 from transfer_engine.engine.parts import Parts
 from transfer_engine.engine.reconciler import Reconciler
 from transfer_engine.engine.reconciliation import Rules
@@ -55,8 +60,10 @@ def wire(
     former_lives: FormerLives,
     alerts: Alerts,
     clock_ms: Callable[[], int],
+    outbox_limits: OutboxLimits | None = None,
 ) -> Parts:
     """Return the parts of an engine, connected; nothing runs yet."""
+    outbox = None if outbox_limits is None else _outbox(outbox_limits, records, begun, alerts, clock_ms)
     lease, open_transfers = begun.lease, OpenTransfers()
     journal = Journal(begun.life, begun.identifiers)
     waiting_most = 2 * settings.open_transfers_most
@@ -84,6 +91,7 @@ def wire(
         clock_ms=clock_ms,
         waiting_most=waiting_most,
         flushes_most=settings.cassandra.flushes_most if settings.records == "cassandra" else 1,
+        outbox=outbox,
     )
     endings = Endings(submitter=submitter, recorder=recorder, lease=lease, alerts=alerts, close=completion.close)
     calls = CoreCalls(
@@ -124,6 +132,22 @@ def wire(
         heartbeat_ms=settings.heartbeat_ms,
     )
     assets = {asset.asset_id: asset.asset() for asset in settings.assets}
+    callers = Callers(alerts)
+    sums = DailySums(
+        records=records,
+        open_transfers=open_transfers,
+        assets=assets.values(),
+        clock_ms=clock_ms,
+        users_most=settings.limited_users_most,
+        host=callers.host,
+    )
+    lines = Lines(
+        sums=sums,
+        records=records,
+        line_most=settings.mailbox_capacity,
+        waiting_most=settings.open_transfers_most,
+        host=callers.host,
+    )
     admission = Admission(
         registry=registry,
         assets=assets,
@@ -134,6 +158,8 @@ def wire(
         backends={"ledger": submitter.health, "record store": recorder.health},
         lease=lease,
         clock_ms=clock_ms,
+        sums=sums,
+        lines=lines,
     )
     scanner = Scanner("scanner", replays.scan, settings.scan_interval_ms)
     adoption = Adoption(
@@ -150,9 +176,9 @@ def wire(
         kick=scanner.kick,
         alerts=alerts,
         settings=settings,
+        outbox=outbox,
     )
     deadlines = Deadlines(settings.deadline_ms)
-    callers = Callers(alerts)
     reconciler = Reconciler(
         Comparison(ledger, records, Rules(registry, assets)),
         alerts,
@@ -162,6 +188,11 @@ def wire(
     )
     children = _children(heartbeat, deadlines, callers, recorder, submitter, drives, scanner, pool)
     children.append(ChildSpec("adoption", Scanner("adoption", adoption.look, settings.heartbeat_ms).run))
+    if outbox is not None:
+        sweeper = Scanner("outbox", outbox.sweep, outbox.limits.sweep_ms)
+        outbox.kick = sweeper.kick
+        sweeper.kick()
+        children.append(ChildSpec("outbox", sweeper.run))
     if settings.reconcile:
         children.append(ChildSpec("reconciler", reconciler.run))
     return Parts(
@@ -179,6 +210,7 @@ def wire(
         scanner=scanner,
         reconciler=reconciler,
         adoption=adoption,
+        outbox=outbox,
         resolver=Resolver(coordinator=coordinator, calls=calls, endings=endings, submitter=submitter, lease=lease),
         admission=admission,
         completion=completion,
@@ -189,6 +221,13 @@ def wire(
         supervisor=_supervisor(children, alerts),
         alerts=alerts,
     )
+
+
+def _outbox(
+    limits: OutboxLimits, records: RecordStore, begun: Begun, alerts: Alerts, clock_ms: Callable[[], int]
+) -> Outbox:
+    endpoints = Endpoints(records, alerts, clock_ms, most=limits.endpoints_most)
+    return Outbox(begun.life, begun.identifiers, records, endpoints, begun.lease, alerts, clock_ms, limits)
 
 
 def _users(settings: Settings, coordinator: Coordinator, drives: Drives) -> ActorPool[int, OpenTransfer]:

@@ -1,0 +1,409 @@
+"""The outbox: who is to be told of which finished transfer, durable before anybody knows that it is finished.
+
+A message is written in the same call as the transfer's last row, and before it: where the row is, the message is. It
+lies in the journal, under a shard of the node's own, in the bucket of the logical clock. It needs no row of its own,
+and no delete: the shard's mark says what was delivered, and a message that waits for long is written again in the
+current bucket, so that it pins no old one. After a crash all that lies above the mark is delivered, once more or for
+the first time.
+
+In memory is what fits. When there is no more room, the log is left where it is from some sequence on, and read from
+there once there is room again; until then the mark stays, too.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
+from typing import Final
+
+import msgspec
+import trio
+
+from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.endpoints import Endpoints
+from transfer_engine.engine.leases import Lease
+from transfer_engine.engine.outbox_limits import OutboxLimits, OutboxStatistics
+from transfer_engine.engine.outbox_queues import Queues, Waiting
+from transfer_engine.engine.records.protocol import (
+    BUCKET_MS,
+    OUTBOX_SHARDS,
+    JournalBlob,
+    Life,
+    RecordStore,
+    RecordsUnavailable,
+)
+from transfer_engine.schema.ids import SnowflakeGenerator
+from transfer_engine.schema.transfers import TransferRecord
+from transfer_engine.schema.webhooks import Endpoint, OutboxMessage, decode_messages, encode_messages
+
+MESSAGES_IN_BLOB_MOST: Final = 512
+"""Keeps a blob below 1 MiB: a message takes some 150 bytes, and at most 1,100."""
+
+ERROR_CHARACTERS_MOST: Final = 200
+"""Of a transfer's error that are told: a core may have answered anything."""
+
+CARRY_AFTER_BUCKETS: Final = 6
+"""A message that waits for so many buckets (a minute) is written again: after a crash no more than this is repeated."""
+
+BLOBS_IN_WRITE_MOST: Final = 8
+"""Bounds the memory of carrying many messages forward."""
+
+CROWD_LEAST: Final = 1_000
+"""Messages that wait for an endpoint which fails before it may be given up to make room for others."""
+
+_SEQUENCE_BITS: Final = 40
+
+
+class Entered(msgspec.Struct):
+    """Messages on their way into the store."""
+
+    bucket: int
+    sequence: int
+    """Of the last blob."""
+    messages: list[OutboxMessage]
+    blobs: list[JournalBlob]
+
+
+class Outbox:
+    """One engine's outbox.
+
+    :meth:`enter`, :meth:`entered` and :meth:`abandoned` are the recorder's; :attr:`queues`, :meth:`delivered` and
+    :meth:`failed` of whoever delivers; :meth:`sweep` a scanner's; the others of who adopts.
+
+    Args:
+        life: whose shard it is.
+        identifiers: the logical clock.
+        store: where it is written.
+        endpoints: who is to be told.
+        lease: nothing is carried forward without it.
+        alerts: told of faults.
+        clock_ms: the wall clock (Unix ms).
+        limits: its bounds.
+    """
+
+    def __init__(
+        self,
+        life: Life,
+        identifiers: SnowflakeGenerator,
+        store: RecordStore,
+        endpoints: Endpoints,
+        lease: Lease,
+        alerts: Alerts,
+        clock_ms: Callable[[], int],
+        limits: OutboxLimits,
+    ) -> None:
+        self.queues = Queues()
+        self.endpoints = endpoints
+        self.limits = limits
+        self.kick: Callable[[], None] = lambda: None
+        """Asks for a sweep soon."""
+        endpoints.on_change = self._endpoint_changed
+        self._shard = OUTBOX_SHARDS + life.node
+        self._identifiers = identifiers
+        self._store = store
+        self._lease = lease
+        self._alerts = alerts
+        self._clock_ms = clock_ms
+        self._sequence = life.epoch << _SEQUENCE_BITS
+        self._loaded: Counter[int] = Counter()
+        self._in_flight: dict[int, int] = {}
+        """Buckets of what is on its way, by the first sequence."""
+        self._unread: tuple[int, int] | None = (0, 0)
+        """From which bucket and sequence on the log is in the store alone; at first all that former lives left."""
+        self._is_begun = False
+        self._put_aside = 0
+        """The highest sequence that was left in the store alone."""
+        self._doomed: dict[int, tuple[Endpoint, str]] = {}
+        self._carried: dict[int, set[tuple[int, int]]] = {}
+        self._mark = 0
+        self._refreshed_at = trio.current_time()
+        self._delivered = self._failed = self._dropped = self._forwarded = 0
+
+    def __repr__(self) -> str:
+        return f"<Outbox shard {self._shard} {len(self.queues)} waiting, mark {self._mark}>"
+
+    @property
+    def current_bucket(self) -> int:
+        """The bucket that an append goes to now."""
+        return self._identifiers.advance() // BUCKET_MS
+
+    @property
+    def low_water_mark(self) -> int:
+        """The lowest bucket that may hold a message that was not delivered."""
+        unread = (self._unread[0],) if self._unread is not None else ()
+        return min((*self._loaded, *self._in_flight.values(), *unread), default=self.current_bucket)
+
+    def statistics(self) -> OutboxStatistics:
+        """Return what the outbox holds, and did in this run."""
+        return OutboxStatistics(
+            endpoints=len(self.endpoints.enabled),
+            disabled_endpoints=self.endpoints.disabled,
+            waiting=len(self.queues),
+            is_full=self._unread is not None,
+            delivered=self._delivered,
+            failed_attempts=self._failed,
+            dropped=self._dropped,
+            carried_forward=self._forwarded,
+            low_water_mark=self._mark,
+        )
+
+    # What the recorder does
+
+    def tells(self, record: TransferRecord) -> bool:
+        """Whether anybody is to be told of a transfer."""
+        enabled = self.endpoints.enabled
+        return record.user_id in enabled or record.target_user_id in enabled
+
+    def enter(self, records: Iterable[TransferRecord]) -> Entered | None:
+        """Return what to write before these last rows, or None where nobody is to be told.
+
+        Call it before the write, and :meth:`entered` or :meth:`abandoned` after it: until then it counts as waiting.
+        """
+        enabled = self.endpoints.enabled
+        messages: list[OutboxMessage] = []
+        for record in records:
+            user_id, target_user_id = record.user_id, record.target_user_id
+            if user_id in enabled:
+                messages.append(self._message(record, user_id))
+            if target_user_id != user_id and target_user_id in enabled:
+                messages.append(self._message(record, target_user_id))
+        return self._enter(messages) if messages else None
+
+    def entered(self, entered: Entered) -> None:
+        """The messages are durable: have them delivered, in memory as long as there is room."""
+        first = entered.blobs[0].sequence
+        del self._in_flight[first]
+        is_full = len(self.queues) + len(entered.messages) > self.limits.waiting_most
+        if self._unread is not None or is_full:
+            if self._unread is None or first < self._unread[1]:
+                self._unread = (min(entered.bucket, (self._unread or (entered.bucket,))[0]), first)
+            self._put_aside = max(self._put_aside, entered.sequence)
+            return
+        for message in entered.messages:
+            self._load(message, entered.bucket)
+
+    def abandoned(self, entered: Entered) -> None:
+        """Whether the messages are durable will never be known: whoever needs them enters them again."""
+        del self._in_flight[entered.blobs[0].sequence]
+
+    def _message(self, record: TransferRecord, user_id: int) -> OutboxMessage:
+        message = OutboxMessage.of(record, user_id, self._clock_ms())
+        if len(message.error) > ERROR_CHARACTERS_MOST:
+            message = msgspec.structs.replace(message, error=message.error[:ERROR_CHARACTERS_MOST] + "…")
+        return message
+
+    def _enter(self, messages: list[OutboxMessage]) -> Entered:
+        bucket = self.current_bucket
+        blobs = []
+        for start in range(0, len(messages), MESSAGES_IN_BLOB_MOST):
+            self._sequence += 1
+            body = encode_messages(messages[start : start + MESSAGES_IN_BLOB_MOST])
+            blobs.append(JournalBlob(shard=self._shard, bucket=bucket, sequence=self._sequence, body=body))
+        self._in_flight[blobs[0].sequence] = bucket
+        return Entered(bucket, self._sequence, messages, blobs)
+
+    def _load(self, message: OutboxMessage, bucket: int) -> None:
+        """Have a durable message delivered, unless it waits already or nobody wants it."""
+        user_id = message.to_user_id
+        endpoint = self.endpoints.enabled.get(user_id)
+        if endpoint is None or message in self.queues:
+            return
+        if self.queues.of_user(user_id) >= self.limits.endpoint_waiting_most:
+            self.give_up(endpoint, f"more than {self.limits.endpoint_waiting_most} messages waited for it")
+            return
+        waiting = Waiting(message, bucket)
+        rest_ms = min(message.due_at - self._clock_ms(), 3_600_000) if message.attempts else 0
+        self.queues.add(waiting, rest_s=rest_ms / 1000)
+        self._loaded[bucket] += 1
+
+    # What whoever delivers does
+
+    def delivered(self, waiting: Waiting) -> None:
+        """A message that was taken has arrived."""
+        self._delivered += 1
+        if self.queues.done(waiting):
+            self._unload(waiting)
+
+    def failed(self, waiting: Waiting, rest_ms: int) -> None:
+        """A message that was taken has not arrived, for sure or perhaps: it is tried again so much later."""
+        self._failed += 1
+        waiting.attempts += 1
+        waiting.due_at = self._clock_ms() + rest_ms
+        self.queues.rest(waiting, rest_ms / 1000)
+
+    def give_up(self, endpoint: Endpoint, because: str) -> None:
+        """Have an endpoint disabled, durably and soon; what waits for it is dropped then."""
+        self._doomed[endpoint.user_id] = (endpoint, because)
+        self.kick()
+
+    def _unload(self, waiting: Waiting) -> None:
+        self._loaded[waiting.bucket] -= 1
+        if not self._loaded[waiting.bucket]:
+            del self._loaded[waiting.bucket]
+
+    def _endpoint_changed(self, user_id: int) -> None:
+        if user_id in self.endpoints.enabled:
+            self.queues.wake(user_id)
+            return
+        for waiting in self.queues.drop(user_id):
+            self._unload(waiting)
+            self._dropped += 1
+
+    # What happens from time to time
+
+    async def sweep(self) -> None:
+        """Look through what waits, and raise the mark; a store that does not answer ends it until the next time.
+
+        Cancellation, or a crash, leaves at each of its waits: endpoints that are still enabled, and are given up again;
+        messages in the store and not in memory, which the next life reads; messages in two buckets, of which the older
+        one still counts; a mark that is lower than it could be.
+        """
+        try:
+            if trio.current_time() - self._refreshed_at >= self.limits.refresh_ms / 1000:
+                self._refreshed_at = trio.current_time()
+                await self.endpoints.refresh()
+            await self._disable()
+            await self._read()
+            await self._carry_forward()
+            await self._raise_mark(self.low_water_mark)
+        except RecordsUnavailable as error:
+            self._alerts.warn("outbox_interrupted", error=str(error))
+
+    async def close(self) -> None:
+        """Say for the last time what was delivered. To be called when nothing is under way any more."""
+        if self._loaded or self._in_flight or self._unread is not None:
+            mark = self.low_water_mark
+        else:
+            mark = self._identifiers.ceiling_ms // BUCKET_MS
+        try:
+            await self._raise_mark(mark)
+        except RecordsUnavailable as error:
+            self._alerts.warn("outbox_interrupted", error=str(error))
+
+    async def _disable(self) -> None:
+        for user_id, (endpoint, because) in list(self._doomed.items()):
+            if self.endpoints.enabled.get(user_id) is endpoint:
+                await self.endpoints.disable(endpoint, because)
+                self._alerts.warn("webhook_endpoint_disabled", user_id=user_id, because=because)
+            del self._doomed[user_id]
+
+    async def _read(self) -> None:
+        """Take what is in the store alone into memory, as much as there is room for."""
+        if not self._is_begun:
+            self._unread = (await self._store.low_water_mark(self._shard), 0)
+            self._is_begun = True
+        most = self.limits.waiting_most
+        while self._unread is not None and len(self.queues) <= most // 2:
+            from_bucket, from_sequence = self._unread
+            # What is on its way may land behind what is read: it is read the next time, and so is all after it.
+            until = min(self._in_flight, default=self._sequence + 1)
+            position = (from_bucket, until)
+            async with aclosing(self._store.read_journal(self._shard, from_bucket=from_bucket)) as blobs:
+                async for blob in blobs:
+                    if not from_sequence <= blob.sequence < until:
+                        continue
+                    if len(self.queues) >= most:
+                        position = (blob.bucket, blob.sequence)
+                        break
+                    for message in self._messages(blob):
+                        self._load(message, blob.bucket)
+                    position = (blob.bucket, until)
+            self._unread = position if position[1] < until or self._put_aside >= until else None
+            if self._unread is not None and position[1] == until == min(self._in_flight, default=0):
+                break  # it waits for a write that has not been answered yet
+        if self._unread is not None and len(self.queues) > most // 2:
+            user_id, waiting = self.queues.longest_failing()
+            if waiting >= CROWD_LEAST and user_id in self.endpoints.enabled:
+                self.give_up(self.endpoints.enabled[user_id], "it failed, and there was no room for what waited for it")
+
+    async def _carry_forward(self) -> None:
+        """Write again what has waited for long, so that it pins no old bucket."""
+        if self._unread is not None:
+            return  # which pins the mark itself; and what is written now would be read twice
+        oldest = self.current_bucket - CARRY_AFTER_BUCKETS
+        if min(self._loaded, default=oldest) >= oldest:
+            return
+        overdue = [waiting for waiting in self.queues if waiting.bucket < oldest]
+        for start in range(0, len(overdue), MESSAGES_IN_BLOB_MOST * BLOBS_IN_WRITE_MOST):
+            part = overdue[start : start + MESSAGES_IN_BLOB_MOST * BLOBS_IN_WRITE_MOST]
+            if not self._lease.is_held:
+                return  # whoever adopts this shard would not look for them where they are not yet
+            entered = self._enter(
+                [
+                    msgspec.structs.replace(waiting.message, attempts=waiting.attempts, due_at=waiting.due_at)
+                    for waiting in part
+                ]
+            )
+            try:
+                await self._store.write(entered.blobs, ())
+            finally:
+                self.abandoned(entered)
+            if self._lease.is_held:
+                self._moved(part, entered.bucket)
+
+    def _moved(self, forwarded: list[Waiting], bucket: int) -> None:
+        still_waiting = set(self.queues)
+        for waiting in forwarded:
+            if waiting in still_waiting:
+                self._unload(waiting)
+                waiting.bucket = bucket
+                self._loaded[bucket] += 1
+                self._forwarded += 1
+
+    async def _raise_mark(self, mark: int) -> None:
+        if mark > self._mark and self._lease.is_held:
+            await self._store.raise_low_water_mark(self._shard, mark)
+            self._mark = mark
+
+    def _messages(self, blob: JournalBlob) -> Sequence[OutboxMessage]:
+        try:
+            return decode_messages(blob.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            place = f"shard {blob.shard}, bucket {blob.bucket}, sequence {blob.sequence}"
+            self._alerts.critical("outbox_damaged", place=place, error=str(error))
+            return ()
+
+    # What an adopter does
+
+    async def holds_messages(self, node: int) -> bool:
+        """Tell whether a node's outbox has a message that somebody is to be told. Errors are the store's."""
+        shard = OUTBOX_SHARDS + node
+        mark = await self._store.low_water_mark(shard)
+        async with aclosing(self._store.read_journal(shard, from_bucket=mark)) as blobs:
+            async for blob in blobs:
+                if any(message.to_user_id in self.endpoints.enabled for message in self._messages(blob)):
+                    return True
+        return False
+
+    async def carry_over(self, node: int) -> None:
+        """Make a stopped engine's messages ours: durable in our own shard, and on their way.
+
+        Once more it takes what came since. Cancellation, or a crash, leaves some of them in both shards: they may be
+        delivered twice.
+
+        Raises:
+            RecordsUnavailable: some of them are perhaps not ours yet.
+            LeaseLapsed: likewise: whoever adopts our shard perhaps does not find them.
+        """
+        shard, carried = OUTBOX_SHARDS + node, self._carried.setdefault(node, set())
+        mark = await self._store.low_water_mark(shard)
+        async with aclosing(self._store.read_journal(shard, from_bucket=mark)) as blobs:
+            async for blob in blobs:
+                if (blob.bucket, blob.sequence) in carried:
+                    continue
+                wanted = [message for message in self._messages(blob) if message.to_user_id in self.endpoints.enabled]
+                if wanted:
+                    self._lease.require()
+                    entered = self._enter(wanted)
+                    try:
+                        await self._store.write(entered.blobs, ())
+                        self._lease.require()
+                    except BaseException:
+                        self.abandoned(entered)
+                        raise
+                    self.entered(entered)
+                carried.add((blob.bucket, blob.sequence))
+
+    async def settle(self, node: int, below_bucket: int) -> None:
+        """Say that all of a stopped engine's messages below a bucket are ours. Errors are the store's."""
+        await self._store.raise_low_water_mark(OUTBOX_SHARDS + node, below_bucket)
+        self._carried.pop(node, None)
