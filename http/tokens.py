@@ -292,7 +292,7 @@ def _bearer(header: bytes) -> bytes:
     token = token.strip(b" ")
     if len(token) > TOKEN_BYTES_MOST:
         raise _invalid(f"the token is longer than {TOKEN_BYTES_MOST} bytes")
-    if token.count(b".") != 2:
+    if token.count(b".") != 2 or b"=" in token:  # PyJWT would take padding, which RFC 7515 leaves out
         raise _invalid(_MALFORMED)
     return token
 
