@@ -19,13 +19,15 @@ from transfer_engine.engine.audit import audit
 from transfer_engine.engine.engine import Engine
 from transfer_engine.engine.former_lives import FormerLives
 from transfer_engine.engine.legs import account_id
+from transfer_engine.engine.outbox_limits import OutboxLimits
 from transfer_engine.engine.outcomes import KeyReused, Overloaded, Refused, TransferOutcome
 from transfer_engine.engine.rebuilding import RebuildReport, rebuild_records
 from transfer_engine.engine.reconciliation import Rules
 from transfer_engine.engine.records.protocol import RecordsUnavailable
 from transfer_engine.engine.services.registry import EXTERNAL, Service, ServiceKind, ServiceRegistry
 from transfer_engine.engine.services.simulated_books import OperationState
-from transfer_engine.engine.settings import DEFAULT_SERVICES, EXTERNAL_CODE, ServiceSettings, Settings
+from transfer_engine.engine.settings import DEFAULT_ASSETS, DEFAULT_SERVICES, EXTERNAL_CODE, ServiceSettings, Settings
+from transfer_engine.schema.money import AMOUNT_MAX
 from transfer_engine.schema.transfers import TransferRecord, TransferState, TransferStatus
 
 BORN_MS = 1_790_000_000_000
@@ -48,7 +50,13 @@ PAIRS = {
     "core->core": (FREEZING, DIRECT),
     "core without freeze->core": (DIRECT, FREEZING),
 }
+UNLIMITED_ASSETS = tuple(
+    asset.model_copy(update={"amount_least": 1, "amount_most": AMOUNT_MAX}) for asset in DEFAULT_ASSETS
+)
+"""Of which any amount may be moved: what most tests are about has nothing to do with how much."""
+
 SETTINGS = Settings(
+    assets=UNLIMITED_ASSETS,
     scan_interval_ms=500,
     stale_after_ms=3_000,
     reconcile=False,  # its calls would be counted among those that fates are given to
@@ -123,6 +131,8 @@ class World:
         self.told: list[Told] = []
         self.machine = Machine()
         """Where engines run that are not said to run elsewhere."""
+        self.outbox: OutboxLimits | None = None
+        """Engines have an outbox of these bounds, if any."""
 
     def registry(self, cores: dict[str, Any]) -> ServiceRegistry:
         """Return the services, with these objects to call."""
@@ -152,6 +162,7 @@ class World:
             WiredRecords(self.records, wire),
             former_lives=machine or self.machine,
             clock_ms=clock_ms,
+            outbox=self.outbox,
         ) as engine:
             yield engine
 
