@@ -63,6 +63,7 @@ class Api:
         access_log: AccessLog | None = None,
     ) -> None:
         self._access_log = access_log
+        self.version: Final = version
         self.gate = gate or Gate(NoTokens())
         self.slot = EngineSlot(opening or Opening())
         assets = [asset.asset() for asset in settings.assets]

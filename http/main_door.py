@@ -20,6 +20,7 @@ from quart_trio import QuartTrio
 
 from transfer_engine.http.handlers import Api
 from transfer_engine.http.messages import Request, Response
+from transfer_engine.http.pages import Pages
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.settings import ServerSettings
 from transfer_engine.http.targets import origin_path
@@ -41,6 +42,7 @@ class MainDoor(QuartTrio):
 
     def __init__(self, api: Api, settings: ServerSettings) -> None:
         super().__init__(__name__, static_folder=None)
+        self.register_blueprint(Pages(lambda: api.routes, api.version).blueprint())
         self._api = api
         self._body_bytes_most = settings.body_bytes_most
         self._body_timeout_s = settings.body_timeout_ms / 1_000

@@ -28,6 +28,7 @@ MEANING_OF_CODE: Final = {
     "method_not_allowed": "The path takes other methods: see `Allow`.",
     "malformed_request": "This is no valid HTTP request.",
     "target_too_long": "The URL is too long.",
+    "upgrade_required": "This path speaks another protocol: send an `Upgrade`.",
     "head_too_large": "The headers are too large.",
     "head_too_slow": "The headers were not whole in time.",
     "body_too_slow": "The body was not whole in time.",
