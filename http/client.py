@@ -11,21 +11,16 @@ A verdict on a transfer that was taken (also ``failed``: too little money, say) 
 before it was taken is an exception.
 """
 
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Literal
 from uuid import UUID
 
-import msgspec
 import trio
 
-from transfer_engine.actors.backoff import Backoff
-from transfer_engine.http.client_attempts import DEFAULT_BACKOFF, Attempts
+from transfer_engine.http.client_attempts import Attempts
 from transfer_engine.http.client_batches import BATCH_MOST, Batch, send_batch
-from transfer_engine.http.client_calls import bounded, call
+from transfer_engine.http.client_calls import bounded
 from transfer_engine.http.client_errors import (
     ClientError,
     NoAnswer,
@@ -38,6 +33,8 @@ from transfer_engine.http.client_errors import (
     TransferRefused,
     Unreachable,
 )
+from transfer_engine.http.client_events import BalanceChanged, Event, Snapshot, TransferChanged
+from transfer_engine.http.client_requests import encode, segment
 from transfer_engine.http.client_results import (
     AssetInfo,
     Balance,
@@ -49,10 +46,12 @@ from transfer_engine.http.client_results import (
     Resolution,
     Transfer,
     Unknown,
-    new_key,
 )
-from transfer_engine.http.client_tokens import Token, TokenSource
-from transfer_engine.http.client_transport import Answer, InvalidUrl, Transport
+from transfer_engine.http.client_subscriptions import Subscription
+from transfer_engine.http.client_tokens import Token
+from transfer_engine.http.client_transport import Answer, InvalidUrl
+from transfer_engine.http.client_user_requests import History, UserRequests
+from transfer_engine.http.client_user_results import InternalTransfer, UserAccount, UserBalance
 from transfer_engine.http.client_websocket import (
     IN_FLIGHT_MOST,
     PING_INTERVAL_S,
@@ -61,16 +60,21 @@ from transfer_engine.http.client_websocket import (
 from transfer_engine.http.client_websocket import (
     PATH as WEBSOCKET_PATH,
 )
-from transfer_engine.http.client_wire import AssetsAnswer, BalancesAnswer, BatchAnswer, Entry, Told
+from transfer_engine.http.client_wire import AssetsAnswer, BalancesAnswer, Entry, FlatBatchAnswer, Told
 from transfer_engine.schema.transfers import TransferStatus
+from transfer_engine.schema.user_wire import UserStatus
 
 __all__ = [
     "AssetInfo",
     "Balance",
+    "BalanceChanged",
     "BatchResult",
     "Client",
     "ClientError",
+    "Event",
     "Health",
+    "History",
+    "InternalTransfer",
     "InvalidUrl",
     "NoAnswer",
     "NotAnEngine",
@@ -83,24 +87,23 @@ __all__ = [
     "Refused",
     "Resolution",
     "ServerFault",
+    "Snapshot",
+    "Subscription",
+    "Token",
     "Transfer",
+    "TransferChanged",
     "TransferRefused",
     "TransferStatus",
     "Unknown",
     "Unreachable",
+    "UserAccount",
+    "UserBalance",
+    "UserStatus",
+    "WebSocketClient",
 ]
 
-Result = TypeVar("Result")
 
-DEADLINE_S: Final = 30.0
-ANSWER_S: Final = 10.0
-CONNECT_S: Final = 5.0
-CONNECTIONS_MOST: Final = 100
-
-_encode: Final = msgspec.json.Encoder().encode
-
-
-class Client:
+class Client(UserRequests):
     """One server, and who asks it; an async context manager, to be used by any number of tasks at once.
 
     Args:
@@ -116,39 +119,6 @@ class Client:
     Raises:
         InvalidUrl: the URL can't be used.
     """
-
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8080",
-        *,
-        token: Token = None,
-        deadline_s: float = DEADLINE_S,
-        answer_s: float = ANSWER_S,
-        connections_most: int = CONNECTIONS_MOST,
-        backoff: Backoff = DEFAULT_BACKOFF,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> None:
-        self._deadline_s = bounded(deadline_s, DEADLINE_S)
-        self._backoff = backoff
-        self._transport = Transport(
-            url,
-            TokenSource(token),
-            connections_most=connections_most,
-            answer_s=answer_s,
-            connect_s=min(CONNECT_S, answer_s),
-            ssl_context=ssl_context,
-        )
-
-    def __repr__(self) -> str:
-        return f"<Client of {self._transport.url}>"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._transport.aclose()
 
     async def transfer(
         self,
@@ -182,7 +152,9 @@ class Client:
             Unreachable: nothing was ever sent.
         """
         body = Transfer(source=source, target=target, user_id=user_id, asset_id=asset_id, amount=amount).body()
-        return await self._move("/api/v1/transfer", body, key=key, wait=wait, deadline_s=deadline_s)
+        return await self._move(
+            "/api/v1/transfer", body, self._outcome, _is_final, key=key, wait=wait, deadline_s=deadline_s
+        )
 
     async def transfer_many(
         self, transfers: Sequence[Transfer], *, wait: bool = False, deadline_s: float | None = None
@@ -200,10 +172,14 @@ class Client:
             batch = Batch(transfers[start : start + BATCH_MOST], self._backoff, waits=wait)
 
             async def send(items: Sequence[Transfer], noted: Batch = batch) -> Sequence[Entry]:
-                body = _encode({"transfers": [item.keyed_body() for item in items]})
+                body = encode({"transfers": [item.keyed_body() for item in items]})
                 noted.begin()
                 answer = await self._transport.send("POST", "/api/v1/transfers/batch", body, moves_money=True)
-                return self._decode(answer, BatchAnswer).results
+                flat = self._decode(answer, FlatBatchAnswer).results
+                try:
+                    return [each.entry() for each in flat]
+                except ValueError as error:
+                    raise NotAnEngine(f"a result of a batch is none: {error}") from None
 
             results += await send_batch(batch, send, deadline_s=bounded(deadline_s, self._deadline_s))
         return results
@@ -221,7 +197,9 @@ class Client:
     ) -> Outcome:
         """Take a deposit (minor units) from outside; for admins. Errors and cancellation as :meth:`transfer`'s."""
         body = {"user_id": user_id, "account": account, "asset_id": asset_id, "amount": amount}
-        return await self._move("/api/v1/admin/credits", body, key=key, wait=wait, deadline_s=deadline_s)
+        return await self._move(
+            "/api/v1/admin/credits", body, self._outcome, _is_final, key=key, wait=wait, deadline_s=deadline_s
+        )
 
     async def get(self, req_id: UUID | str, *, deadline_s: float | None = None) -> Record:
         """Return what is known of a transfer. Cancellation leaves nothing behind.
@@ -231,7 +209,7 @@ class Client:
             Refused: the identifier is none.
             NoAnswer: the server did not answer.
         """
-        return await self._read(f"/api/v1/transfer/{_segment(req_id)}", Record, deadline_s)
+        return await self._read(f"/api/v1/transfer/{segment(req_id)}", Record, deadline_s)
 
     async def balances(self, user_id: int, *, deadline_s: float | None = None) -> list[Balance]:
         """Return a user's accounts, in minor units. Cancellation leaves nothing behind.
@@ -258,8 +236,8 @@ class Client:
             Refused: it can't be decided so.
             NoAnswer: the server did not answer; the decision may have been carried out.
         """
-        path = f"/api/v1/admin/transfers/{_segment(req_id)}/resolve"
-        return await self._ask("POST", path, Resolution, deadline_s, body=_encode({"action": action}))
+        path = f"/api/v1/admin/transfers/{segment(req_id)}/resolve"
+        return await self._ask("POST", path, Resolution, deadline_s, body=encode({"action": action}))
 
     async def statistics(self, *, deadline_s: float | None = None) -> dict[str, Any]:
         """Return the engine's figures, as they come; for admins. Cancellation leaves nothing behind."""
@@ -317,65 +295,9 @@ class Client:
         if failure is not None:
             raise failure
 
-    async def _move(
-        self, path: str, body: dict[str, Any], *, key: str | None, wait: bool, deadline_s: float | None
-    ) -> Outcome:
-        """Ask for something that moves money, until it is answered; always with the same key and body."""
-        name = new_key() if key is None else key
-        content = _encode(body)
-
-        async def attempt(attempts: Attempts) -> Outcome:
-            attempts.begin()
-            answer = await self._transport.send(
-                "POST", path, content, headers={"idempotency-key": name}, moves_money=True
-            )
-            return self._decode(answer, Told).outcome(name, is_replay=answer.is_replay)
-
-        is_pending = _is_pending if wait else None
-        return await self._call(attempt, key=name, deadline_s=deadline_s, is_pending=is_pending)
-
-    async def _read(self, path: str, kind: type[Result], deadline_s: float | None) -> Result:
-        return await self._ask("GET", path, kind, deadline_s)
-
-    async def _ask(
-        self, method: str, path: str, kind: type[Result], deadline_s: float | None, *, body: bytes | None = None
-    ) -> Result:
-        """Ask for something that may be repeated as it is."""
-
-        async def attempt(attempts: Attempts) -> Answer:
-            attempts.begin()
-            return await self._transport.send(method, path, body)
-
-        return self._decode(await self._call(attempt, key=None, deadline_s=deadline_s), kind)
-
-    async def _call(
-        self,
-        attempt: Callable[[Attempts], Awaitable[Result]],
-        *,
-        key: str | None,
-        deadline_s: float | None,
-        is_pending: Callable[[Result], bool] | None = None,
-    ) -> Result:
-        return await call(
-            attempt,
-            key=key,
-            deadline_s=bounded(deadline_s, self._deadline_s),
-            backoff=self._backoff,
-            is_pending=is_pending,
-        )
-
-    def _decode(self, answer: Answer, kind: type[Result]) -> Result:
-        try:
-            return msgspec.json.decode(answer.body, type=kind)
-        except msgspec.DecodeError:
-            raise NotAnEngine(
-                f"{self._transport.url} answered {answer.status}, but not like a transfer engine: check the address"
-            ) from None
+    def _outcome(self, answer: Answer, key: str) -> Outcome:
+        return self._decode(answer, Told).outcome(key, is_replay=answer.is_replay)
 
 
-def _is_pending(outcome: Outcome) -> bool:
-    return not outcome.is_final
-
-
-def _segment(text: UUID | str) -> str:
-    return quote(str(text), safe="")
+def _is_final(outcome: Outcome) -> bool:
+    return outcome.is_final

@@ -26,6 +26,14 @@ _TOKEN_REFUSED: Final = frozenset({401, 4001})
 """The handshake's status, and the close code, of a token that is not accepted (any more)."""
 _TOO_LARGE: Final = 1009
 
+_CAN_NOT_CONNECT: Final = (
+    trio_websocket.HandshakeError,
+    trio_websocket.ConnectionRejected,
+    trio.TooSlowError,
+    trio.BrokenResourceError,
+    OSError,
+)
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -150,32 +158,42 @@ class Channel:
         except Exception as error:  # noqa: BLE001  the caller's own callable: it may do better the next time
             self.trouble = f"there is no token for {self.url} ({error!r})"
             return
+        refusal: Exception | None = None
+        try:
+            await self._connect_and_exchange(token)
+        except _CAN_NOT_CONNECT as error:
+            refusal = error
+        except BaseExceptionGroup as group:  # the library's own task may hear of it first
+            known, others = group.split(_CAN_NOT_CONNECT)
+            if others is not None:
+                raise
+            refusal = _first(known)
+        if isinstance(refusal, trio_websocket.ConnectionRejected):
+            await self._rejected(refusal, token)
+        elif refusal is not None:
+            self.trouble = f"no connection to {self.url} ({str(refusal) or type(refusal).__name__})"
+
+    async def _connect_and_exchange(self, token: str | None) -> None:
         headers = [(b"authorization", b"Bearer " + token.encode("latin-1"))] if token is not None else []
         async with trio.open_nursery() as nursery:
+            with trio.fail_after(CONNECT_S):
+                connection = await trio_websocket.connect_websocket_url(
+                    nursery,
+                    self.url,
+                    ssl_context=self._ssl_context,
+                    extra_headers=headers,
+                    message_queue_size=_MESSAGES_WAITING,
+                    max_message_size=MESSAGE_BYTES_MOST,
+                )
+            self.connections += 1
+            self.trouble = ""
             try:
-                with trio.fail_after(CONNECT_S):
-                    connection = await trio_websocket.connect_websocket_url(
-                        nursery,
-                        self.url,
-                        ssl_context=self._ssl_context,
-                        extra_headers=headers,
-                        message_queue_size=_MESSAGES_WAITING,
-                        max_message_size=MESSAGE_BYTES_MOST,
-                    )
-            except trio_websocket.ConnectionRejected as rejected:
-                await self._rejected(rejected, token)
-            except (OSError, trio.TooSlowError, trio_websocket.HandshakeError, trio.BrokenResourceError) as error:
-                self.trouble = f"no connection to {self.url} ({str(error) or type(error).__name__})"
-            else:
-                self.connections += 1
-                self.trouble = ""
-                try:
-                    await self._exchange(connection)
-                finally:
-                    with trio.move_on_after(_CLOSE_S, shield=True):
-                        await connection.aclose()
-                if connection.closed is not None and connection.closed.code in _TOKEN_REFUSED:
-                    await self._token.renew(token)
+                await self._exchange(connection)
+            finally:
+                with trio.move_on_after(_CLOSE_S, shield=True):
+                    await connection.aclose()
+            if connection.closed is not None and connection.closed.code in _TOKEN_REFUSED:
+                await self._token.renew(token)
             nursery.cancel_scope.cancel()
 
     async def _exchange(self, connection: trio_websocket.WebSocketConnection) -> None:
@@ -271,3 +289,9 @@ class Channel:
             request = max(self._sent.values(), key=lambda each: len(each.frame))
             self.drop(request)
             request.on_answer(TransferRefused(Refusal("body_too_large", reason or "the message is too large")))
+
+
+def _first(error: BaseException | None) -> Exception | None:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, Exception) else None

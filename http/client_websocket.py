@@ -149,7 +149,7 @@ class WebSocketClient:
 
     async def ping(self, *, deadline_s: float | None = None) -> None:
         """Return when the server has answered. Cancellation leaves nothing behind; raises NoAnswer."""
-        await self._read("ping", {}, Any, deadline_s)
+        await self._read("ping", {}, None, deadline_s)
 
     @asynccontextmanager
     async def subscribe(
@@ -295,6 +295,8 @@ def _decoded(answer: Heard | ClientError, kind: Any, op: str, *, moves_money: bo
         if answer.error is None:
             raise NotAnEngine(f"the answer to {op} says neither yes nor no")
         raise answer.error.exception(moves_money=moves_money)
+    if kind is None:
+        return None
     try:
         return msgspec.msgpack.decode(answer.data, type=kind)
     except msgspec.DecodeError as error:

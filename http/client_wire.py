@@ -74,6 +74,33 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class BatchAnswer(msgspec.Struct, frozen=True):
-    """The answer to a batch: an entry for each transfer, in their order."""
+    """The answer to a batch over a websocket: an entry for each transfer, in their order."""
 
     results: list[Entry]
+
+
+class FlatEntry(msgspec.Struct, frozen=True):
+    """What an HTTP batch's answer says of one of its transfers: an outcome, or a problem where there is a ``code``."""
+
+    status: str
+    req_id: str = ""
+    message: str | None = None
+    replayed: bool = False
+    code: str | None = None
+    detail: str = ""
+    retryable: bool = False
+    field: str | None = None
+
+    def entry(self) -> Entry:
+        """Return the same in a websocket's words; raises ValueError where it is neither."""
+        if self.code is not None:
+            error = WireError(self.code, self.detail, self.retryable, self.field, self.status)
+            return Entry(ok=False, error=error)
+        told = Told(UUID(self.req_id), TransferStatus(self.status), self.message, self.replayed)
+        return Entry(ok=True, data=told)
+
+
+class FlatBatchAnswer(msgspec.Struct, frozen=True):
+    """The answer to a batch over HTTP."""
+
+    results: list[FlatEntry]

@@ -22,6 +22,7 @@ from transfer_engine.http.client import (
     TransferStatus,
 )
 
+UNIT = 100_000_000
 AT_ONCE = Backoff(first_ms=5, most_ms=50)
 TAKEN = b'{"req_id":"e3521be8-1cea-8cf1-8c8a-153eb5d94a30","status":"committed","message":null}'
 
@@ -94,7 +95,7 @@ async def scripted(
 
 async def move(client: Client, *, key: str | None = None, wait: bool = False) -> Outcome:
     return await client.transfer(
-        source="funding", target="trading", user_id=1, asset_id=1, amount=1, key=key, wait=wait
+        source="funding", target="trading", user_id=1, asset_id=1, amount=UNIT, key=key, wait=wait
     )
 
 
@@ -187,7 +188,7 @@ async def test_a_token_that_is_not_accepted(token: str | Callable[[], str]) -> N
 
 
 async def test_replies_are_lost_and_nothing_moves_twice(server: Server) -> None:
-    server.credit(9101, 1_000)
+    server.credit(9101, 1_000 * UNIT)
     async with (
         running_proxy(f"127.0.0.1:{server.port}") as proxy,
         Client(f"http://{proxy.address}", backoff=AT_ONCE) as client,
@@ -198,7 +199,7 @@ async def test_replies_are_lost_and_nothing_moves_twice(server: Server) -> None:
         async def send(number: int) -> None:
             outcomes.append(
                 await client.transfer(
-                    source="funding", target="trading", user_id=9101, asset_id=1, amount=1, key=f"lost-{number}"
+                    source="funding", target="trading", user_id=9101, asset_id=1, amount=UNIT, key=f"lost-{number}"
                 )
             )
 
@@ -215,24 +216,24 @@ async def test_replies_are_lost_and_nothing_moves_twice(server: Server) -> None:
     assert {outcome.status for outcome in outcomes} == {TransferStatus.COMMITTED}
     assert len({outcome.req_id for outcome in outcomes}) == 40
     assert any(outcome.is_replay for outcome in outcomes)
-    assert server.balance(9101, "funding") == (960, 0)
-    assert server.balance(9101, "trading") == (40, 0)
+    assert server.balance(9101, "funding") == (960 * UNIT, 0)
+    assert server.balance(9101, "trading") == (40 * UNIT, 0)
 
 
 async def test_cancelling_one_call_leaves_the_others(server: Server) -> None:
-    server.credit(9102, 1_000)
+    server.credit(9102, 1_000 * UNIT)
     async with Client(server.url, connections_most=2) as client:
         for number in range(20):
             with trio.CancelScope(deadline=trio.current_time() + number / 4_000):
-                await client.transfer(source="funding", target="trading", user_id=9102, asset_id=1, amount=1)
-        outcome = await client.transfer(source="funding", target="trading", user_id=9102, asset_id=1, amount=1)
+                await client.transfer(source="funding", target="trading", user_id=9102, asset_id=1, amount=UNIT)
+        outcome = await client.transfer(source="funding", target="trading", user_id=9102, asset_id=1, amount=UNIT)
         assert outcome.is_committed
 
 
 async def test_the_server_dies_and_comes_back(tmp_path: Path) -> None:
     server = start_server(tmp_path)
     try:
-        server.credit(1, 1_000)
+        server.credit(1, 1_000 * UNIT)
         outcomes: list[Outcome] = []
         some_are_done = trio.Event()
         async with (
@@ -258,7 +259,7 @@ async def test_the_server_dies_and_comes_back(tmp_path: Path) -> None:
                 proxy.target = f"127.0.0.1:{server.port}"
         assert {outcome.status for outcome in outcomes} == {TransferStatus.COMMITTED}
         assert len({outcome.req_id for outcome in outcomes}) == 120
-        assert server.balance(1, "funding") == (880, 0)
-        assert server.balance(1, "trading") == (120, 0)
+        assert server.balance(1, "funding") == (880 * UNIT, 0)
+        assert server.balance(1, "trading") == (120 * UNIT, 0)
     finally:
         server.close()
