@@ -7,6 +7,7 @@ from transfer_engine.engine import crash_points
 from transfer_engine.engine.journal import Journal
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
 from transfer_engine.engine.outcomes import Refused, TransferOutcome
+from transfer_engine.engine.streams import Streams
 
 
 class Completion:
@@ -14,15 +15,21 @@ class Completion:
 
     Args:
         requeue: puts a transfer into its user's mailbox.
+        streams: told of every end.
     """
 
     def __init__(
-        self, open_transfers: OpenTransfers, journal: Journal, requeue: Callable[[OpenTransfer], None]
+        self,
+        open_transfers: OpenTransfers,
+        journal: Journal,
+        requeue: Callable[[OpenTransfer], None],
+        streams: Streams,
     ) -> None:
         self.recovered = 0
         self._open = open_transfers
         self._journal = journal
         self._requeue = requeue
+        self._streams = streams
         self._counts: Counter[str] = Counter()
         self._behind: dict[int, list[OpenTransfer]] = {}
 
@@ -53,6 +60,7 @@ class Completion:
         for other in self._behind.pop(transfer.req_id, ()):
             self._journal.settle(other)
         self._let_go(transfer, transfer.final_outcome())
+        self._streams.note(transfer)
 
     def close(self, transfer: OpenTransfer, answer: TransferOutcome | Refused) -> None:
         """Let a transfer go that needs no row of its own: answered before, or refused and never asked for.
@@ -60,6 +68,7 @@ class Completion:
         Refused, it did not get the key: who waits behind it comes next.
         """
         self._let_go(transfer, answer)
+        self._streams.note_closed(transfer, answer)
         others = self._behind.pop(transfer.req_id, [])
         if not isinstance(answer, Refused):
             for other in others:

@@ -8,6 +8,7 @@ import msgspec
 import trio
 from tigerbeetle import Account
 
+from transfer_engine.engine.admission import USER_ID_MAX
 from transfer_engine.engine.audit import AuditReport, audit
 from transfer_engine.engine.callers import Answer, OnAnswer, TransferOrder
 from transfer_engine.engine.contests import Undecided, admit_in_turn, decide
@@ -36,6 +37,8 @@ from transfer_engine.engine.services.protocol import ReportsBalances
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.services.simulated import SimulatedCore
 from transfer_engine.engine.settings import Settings
+from transfer_engine.engine.stream_rings import OnMessage
+from transfer_engine.engine.streams import Subscription, held_in
 from transfer_engine.schema.ids import is_keyed
 from transfer_engine.schema.transfers import TransferRecord
 
@@ -297,6 +300,32 @@ class Engine:
         """
         return await self._parts.admission.limits(user_id, within_ms=self._parts.deadlines.deadline_ms)
 
+    def subscribe(
+        self, user_id: int, on_message: OnMessage, *, stream: str | None = None, after: int | None = None
+    ) -> Subscription:
+        """Have what happens to a user's transfers and balances told, until :meth:`unsubscribe`.
+
+        ``on_message`` is called synchronously, from within other work: first with a snapshot, soon, then with every
+        event, in order, their numbers without a gap. Its failure ends the subscription.
+
+        Args:
+            user_id: whose transfers (as source or target) and wallet accounts.
+            on_message: gets the snapshot and the events.
+            stream: the stream that a former subscription was told.
+            after: the number of the last event of it that is known. If they are still here, the events behind it are
+                the subscription's ``missed``, and no snapshot is told; else that is None, and all begins anew.
+
+        Raises:
+            InvalidTransfer: ``user_id`` is none.
+            Overloaded: too many users are subscribed to, or this one too often.
+        """
+        check_user_id(user_id)
+        return self._parts.streams.subscribe(user_id, on_message, stream=stream, after=after)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Tell nothing more; a second time does nothing."""
+        self._parts.streams.unsubscribe(subscription)
+
     async def resolve(self, req_id: UUID | str, resolution: Resolution) -> ResolutionReport:
         """Carry out an operator's decision on a transfer that does not end by itself; say what was done.
 
@@ -386,6 +415,7 @@ class Engine:
             recorder=rows,
             scanner=parts.scanner.statistics(),
             reconciler=parts.reconciler.statistics(),
+            streams=parts.streams.statistics(),
             supervisor=parts.supervisor.statistics(),
             outbox=None if parts.outbox is None else parts.outbox.statistics(),
         )
@@ -403,6 +433,18 @@ class Engine:
         self._parts.admission.is_closed = True
 
 
+def check_user_id(user_id: object) -> None:
+    """Check a user's number.
+
+    Raises:
+        InvalidTransfer: it is none.
+    """
+    if type(user_id) is not int or not 1 <= user_id <= USER_ID_MAX:
+        raise InvalidTransfer(
+            RefusalCode.INVALID_USER_ID, f"user_id must be an integer from 1 to {USER_ID_MAX}", field="user_id"
+        )
+
+
 def _number_of(req_id: UUID | str) -> int:
     if isinstance(req_id, UUID):
         return req_id.int
@@ -416,9 +458,10 @@ def _balance(account: Account, registry: ServiceRegistry) -> Balance:
     """Return a wallet account as its user sees it: what a hold has taken is frozen, what one promises is not there."""
     _, asset_id, code = owner_of(account.id)
     service = registry.by_code(code)
+    available, frozen = held_in(account)
     return Balance(
         account=service.name if service is not None else str(code),
         asset_id=asset_id,
-        available=account.credits_posted - account.debits_posted - account.debits_pending,
-        frozen=account.debits_pending,
+        available=available,
+        frozen=frozen,
     )

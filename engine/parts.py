@@ -33,6 +33,7 @@ from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.resolution import Resolver
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.settings import Settings
+from transfer_engine.engine.streams import Streams, StreamsStatistics
 from transfer_engine.engine.submitter import Submitter
 from transfer_engine.schema.money import Asset
 
@@ -59,6 +60,7 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     recorder: GroupCommitStatistics
     scanner: ScannerStatistics
     reconciler: ReconcilerStatistics
+    streams: StreamsStatistics
     supervisor: SupervisorStatistics
     outbox: OutboxStatistics | None
     """None where nobody is told of transfers' ends."""
@@ -76,6 +78,7 @@ class Parts(msgspec.Struct, frozen=True):
     journal: Journal
     submitter: Submitter
     recorder: Recorder
+    streams: Streams
     drives: Drives
     pool: ActorPool[int, OpenTransfer]
     scanner: Scanner

@@ -46,6 +46,7 @@ class Recorder:
         journal: numbers the blobs.
         alerts: told of faults.
         ended: called for each transfer whose last row is durable, synchronously; between flushes in any order.
+        note: called for each whose row of a state in between is, likewise.
         clock_ms: the wall clock (Unix ms), for the times of states in between.
         waiting_most: intents, and rows, that may wait.
         flushes_most: writes of each kind in flight at a time.
@@ -59,6 +60,7 @@ class Recorder:
         alerts: Alerts,
         *,
         ended: Callable[[OpenTransfer], None],
+        note: Callable[[OpenTransfer], None],
         clock_ms: Callable[[], int],
         waiting_most: int,
         flushes_most: int,
@@ -69,6 +71,7 @@ class Recorder:
         self._journal = journal
         self._alerts = alerts
         self._ended = ended
+        self._note = note
         self._clock_ms = clock_ms
         self._outbox = outbox
         self._backoff = Backoff()
@@ -108,6 +111,7 @@ class Recorder:
         """
         transfer.updated_at = self._clock_ms()
         await self.rows.submit(_Row(transfer.record()), admitted=True)
+        self._note(transfer)
 
     def end(self, transfer: OpenTransfer) -> None:
         """Write a transfer's last row; ``ended`` is called once it is durable."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from transfer_engine.engine.ledger.tigerbeetle_addresses import parse_addresses
+from transfer_engine.engine.stream_settings import StreamSettings
 from transfer_engine.schema.ids import NODE_MAX
 from transfer_engine.schema.money import DECIMALS_MAX, Asset
 
@@ -172,6 +173,9 @@ class Settings(_Frozen):
     somewhat longer, by their clocks, others take its unfinished transfers over."""
     adoption_recheck_ms: Annotated[int, Field(ge=100, le=86_400_000)] = 60_000
     """An adopted shard is read once more after this: what an engine sent before it stopped may arrive late."""
+
+    streams: StreamSettings = StreamSettings()
+    """What is told to those who subscribe to a user."""
 
     reconcile: bool = True
     """Whether this engine compares books and records all the time; of many on one cluster one or two are enough."""

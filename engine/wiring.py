@@ -35,6 +35,7 @@ from transfer_engine.engine.recovery import Replays
 from transfer_engine.engine.resolution import Resolver
 from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.settings import Settings
+from transfer_engine.engine.streams import Streams
 from transfer_engine.engine.submitter import Submitter
 
 _RESTARTS_MOST = 100
@@ -82,12 +83,21 @@ def wire(
         except PoolClosed:
             transfer.leave()  # the next life finds its intent
 
-    completion = Completion(open_transfers, journal, requeue)
+    streams = Streams(
+        ledger=ledger,
+        registry=registry,
+        asset_ids=[asset.asset_id for asset in settings.assets],
+        open_transfers=open_transfers,
+        alerts=alerts,
+        settings=settings.streams,
+    )
+    completion = Completion(open_transfers, journal, requeue, streams)
     recorder = Recorder(
         records,
         journal,
         alerts,
         ended=completion.ended,
+        note=streams.note,
         clock_ms=clock_ms,
         waiting_most=waiting_most,
         flushes_most=settings.cassandra.flushes_most if settings.records == "cassandra" else 1,
@@ -193,6 +203,7 @@ def wire(
         outbox.kick = sweeper.kick
         sweeper.kick()
         children.append(ChildSpec("outbox", sweeper.run))
+    children.append(ChildSpec("streams", streams.run))
     if settings.reconcile:
         children.append(ChildSpec("reconciler", reconciler.run))
     return Parts(
@@ -205,6 +216,7 @@ def wire(
         journal=journal,
         submitter=submitter,
         recorder=recorder,
+        streams=streams,
         drives=drives,
         pool=pool,
         scanner=scanner,
