@@ -44,9 +44,9 @@ class Pages:
             lstrip_blocks=True,
         )
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        self.policy: Final = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         self._headers: Final = {
-            "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; "
-            "form-action 'none'; frame-ancestors 'none'",
+            "Content-Security-Policy": self.policy,
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cache-Control": "no-cache",
