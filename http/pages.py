@@ -44,7 +44,15 @@ class Pages:
             lstrip_blocks=True,
         )
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-        self.policy: Final = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        self.policy: Final = "; ".join(
+            (
+                "default-src 'none'",
+                f"style-src 'sha256-{digest}'",
+                "base-uri 'none'",
+                "form-action 'none'",
+                "frame-ancestors 'none'",
+            )
+        )
         self._headers: Final = {
             "Content-Security-Policy": self.policy,
             "X-Content-Type-Options": "nosniff",
