@@ -20,6 +20,9 @@ CONFIG = {
 }
 
 
+DOORS = ("main", "express")
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for a module's tests: each takes users of its own."""
@@ -27,3 +30,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
         assert running.faults == []
         assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for a module's tests that run at both its doors."""
+    with running_server(tmp_path_factory.mktemp("server"), config=CONFIG) as running:
+        yield running
+        assert running.faults == []
+        assert running.stop() == 0
+
+
+@pytest.fixture(scope="module", params=DOORS)
+def door(served: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The server by one of its doors; modules that run at both override `server` with it."""
+    through = served.through(request.param)
+    yield through
+    if through is not served:
+        through.client.close()

@@ -10,10 +10,16 @@ import pytest
 
 from support.server import PATIENCE_S, Server, eventually, running_server
 
-from .conftest import CONFIG
+from .conftest import CONFIG, DOORS
 
 GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def server(door: Server) -> Server:
+    """Every test runs at both doors."""
+    return door
 
 
 def connect(server: Server) -> socket.socket:
@@ -87,9 +93,10 @@ def test_connections_whose_clients_have_left_are_closed(server: Server) -> None:
     eventually(lambda: open_sockets(server), lambda now: now <= before + 1, patience_s=5)
 
 
-def test_idle_connections_are_closed_and_busy_ones_are_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", DOORS)
+def test_idle_connections_are_closed_and_busy_ones_are_not(tmp_path: Path, name: str) -> None:
     config = {**CONFIG, "keep_alive_ms": 100, "deadline_ms": 600}
-    with running_server(tmp_path, config=config) as server:
+    with running_server(tmp_path, config=config, door=name) as server:
         server.credit(1, 1_000)
         server.client.put("/api/v1/admin/simulated-cores/core/behaviour", json={"ops": ["deposit"], "latency_ms": 400})
         with connect(server) as idle:
@@ -103,8 +110,9 @@ def test_idle_connections_are_closed_and_busy_ones_are_not(tmp_path: Path) -> No
         assert server.stop() == 0
 
 
-def test_connections_beyond_the_bound_are_closed_at_once(tmp_path: Path) -> None:
-    with running_server(tmp_path, config={**CONFIG, "connections_most": 3}) as server:
+@pytest.mark.parametrize("name", DOORS)
+def test_connections_beyond_the_bound_are_closed_at_once(tmp_path: Path, name: str) -> None:
+    with running_server(tmp_path, config={**CONFIG, "connections_most": 3}, door=name) as server:
         streams = [connect(server) for _ in range(3)]
         for stream in streams:
             stream.sendall(GET_HEALTH)
@@ -126,9 +134,12 @@ def _answers(server: Server) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM])
-def test_a_client_that_never_reads_does_not_hold_up_the_stop(tmp_path: Path, number: int) -> None:
-    with running_server(tmp_path, config={**CONFIG, "send_timeout_ms": 300}) as server, connect(server) as greedy:
+@pytest.mark.parametrize("name", DOORS)
+def test_a_client_that_never_reads_does_not_hold_up_the_stop(tmp_path: Path, name: str) -> None:
+    with (
+        running_server(tmp_path, config={**CONFIG, "send_timeout_ms": 300}, door=name) as server,
+        connect(server) as greedy,
+    ):
         greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         greedy.setblocking(False)
         requests = GET_HEALTH * 1_000
@@ -139,12 +150,13 @@ def test_a_client_that_never_reads_does_not_hold_up_the_stop(tmp_path: Path, num
             except BlockingIOError:
                 if server.client.get("/health").status_code == 200:
                     break
-        server.signal(number)
+        server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
 
-def test_a_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
-    with running_server(tmp_path, config={**CONFIG, "send_timeout_ms": 100}) as server:
+@pytest.mark.parametrize("name", DOORS)
+def test_a_client_that_never_reads_is_cut_off(tmp_path: Path, name: str) -> None:
+    with running_server(tmp_path, config={**CONFIG, "send_timeout_ms": 100}, door=name) as server:
         before = open_sockets(server)
         with connect(server) as greedy:
             greedy.settimeout(PATIENCE_S)

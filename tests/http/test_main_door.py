@@ -16,6 +16,12 @@ HEAD = b"POST /api/v1/transfer HTTP/1.1\r\nHost: localhost\r\nContent-Type: appl
 
 
 @pytest.fixture
+def server(door: Server) -> Server:
+    """Every test runs at both doors."""
+    return door
+
+
+@pytest.fixture
 def connection(server: Server) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as stream:
         yield stream

@@ -17,6 +17,9 @@ import yaml
 T = TypeVar("T")
 
 COMMAND = str(Path(sys.executable).with_name("transfer-engine"))
+ASSETS = [{"asset_id": 1, "symbol": "USDT", "decimals": 8}, {"asset_id": 2, "symbol": "BTC", "decimals": 8}]
+"""Of which any amount may be moved: what most tests are about has nothing to do with how much."""
+
 READY = "transfer-engine is ready at "
 EXPRESS = "express door at "
 PATIENCE_S = 30.0
@@ -29,8 +32,18 @@ class Server:
         self.process = process
         self.url = url
         self.express_url = express_url
+        self.users_from = 0
+        """Where a test that runs once for each door finds users of its own."""
         self.log = log
         self.client = httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False)
+
+    def through(self, door: str) -> "Server":
+        """Return the same server as clients of its other door see it: `main` or `express`."""
+        if door == "main":
+            return self
+        other = Server(self.process, self.express_url, self.log, self.express_url)
+        other.users_from = 10_000_000
+        return other
 
     @property
     def port(self) -> int:
@@ -98,12 +111,15 @@ def running_server(
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     flags: Sequence[str] = (),
+    door: str = "main",
 ) -> Iterator[Server]:
     """Run a server with its data under ``directory``; whatever is left of it at the end is killed."""
     server = start_server(directory, config=config, environment=environment, flags=flags)
+    through = server.through(door)
     try:
-        yield server
+        yield through
     finally:
+        through.close()
         server.close()
 
 
@@ -117,10 +133,9 @@ def start_server(
     """Start a server on a free port and wait for its ready line."""
     log = directory / "server.log"
     arguments = [COMMAND, "serve", "--port", "0", "--data-dir", str(directory / "data"), *flags]
-    if config is not None:
-        path = directory / "config.yaml"
-        path.write_text(yaml.safe_dump(dict(config)))
-        arguments += ["--config", str(path)]
+    path = directory / "config.yaml"
+    path.write_text(yaml.safe_dump({"assets": ASSETS, **(config or {})}))
+    arguments += ["--config", str(path)]
     with log.open("ab") as stderr:
         process = subprocess.Popen(
             arguments, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, **(environment or {})}
