@@ -66,7 +66,7 @@ class SubscribeCall(_Request, frozen=True, tag="subscribe"):
 
 
 class UnsubscribeCall(_Request, frozen=True, tag="unsubscribe"):
-    """Be told no more of a user."""
+    """Be told no more of a user, or, where none is named, of nobody."""
 
     user_id: OptionalUserId = None
 
@@ -143,12 +143,6 @@ class Subscribed(msgspec.Struct, frozen=True, gc=False):
     stream: str
     user_id: int
     resumed: bool
-
-
-class Unsubscribed(msgspec.Struct, frozen=True, gc=False):
-    """The answer to ``unsubscribe``."""
-
-    user_id: int
 
 
 class Authenticated(msgspec.Struct, frozen=True, gc=False):

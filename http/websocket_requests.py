@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from transfer_engine.engine.callers import Answer as EngineAnswer
-from transfer_engine.engine.outcomes import Refused, TransferNotFound, TransferOutcome
+from transfer_engine.engine.outcomes import Overloaded, RefusalCode, Refused, TransferNotFound, TransferOutcome
 from transfer_engine.http.engine_slot import EngineSlot
-from transfer_engine.http.identity import Caller, Scope
+from transfer_engine.http.identity import Scope
 from transfer_engine.http.parameters import parse_req_id
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.transfer_items import (
@@ -29,15 +29,22 @@ from transfer_engine.http.websocket_messages import (
     Encode,
     GetCall,
     Lagged,
-    Outgoing,
     PingCall,
+    SubscribeCall,
+    Subscribed,
     TransferCall,
     TransferView,
+    UnsubscribeCall,
     decode_item,
     encode_text,
 )
+from transfer_engine.http.websocket_told import Asker, Told
+from transfer_engine.http.websocket_told import entry_of as balance_entry
 from transfer_engine.schema.ids import is_req_id
-from transfer_engine.schema.wire import BalanceEntry, BalancesResponse, BatchResult
+from transfer_engine.schema.wire import BalancesResponse, BatchResult
+
+if TYPE_CHECKING:
+    from transfer_engine.engine.streams import Subscription
 
 BATCH_ITEMS_MOST: Final = 1_000
 """Transfers of one batch."""
@@ -45,36 +52,14 @@ BATCH_ITEMS_MOST: Final = 1_000
 _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 
 
-class Asker(Protocol):
-    """The connection that requests come from."""
-
-    def require(self, scope: Scope, cost: int = 1) -> Caller:
-        """Return who asks, or raise Rejected; ``cost`` is what the request counts."""
-        ...
-
-    def began(self, count: int = 1) -> None:
-        """Count requests that are answered later."""
-        ...
-
-    def answer(self, answer: Answer, encode: Encode, count: int = 1) -> None:
-        """Answer a request that had begun, counted as so many."""
-        ...
-
-    def tell(self, message: Outgoing, encode: Encode) -> None:
-        """Send a message."""
-        ...
-
-    def start(self, work: Callable[[], object]) -> None:
-        """Run work in a task of its own."""
-        ...
-
-
 class Requests:
     """Carries out the requests of one connection."""
 
-    def __init__(self, asker: Asker, slot: EngineSlot) -> None:
+    def __init__(self, asker: Asker, slot: EngineSlot, *, subscriptions_most: int) -> None:
         self._asker = asker
         self._slot = slot
+        self._subscriptions_most = subscriptions_most
+        self._told: dict[int, tuple[Subscription, Told]] = {}
 
     def carry_out(self, call: Call, encode: Encode) -> None:
         """Begin a request; whatever it is, it is answered once."""
@@ -153,9 +138,7 @@ class Requests:
 
         async def look_up() -> BalancesResponse:
             balances = await engine.balances(user_id)
-            return BalancesResponse(
-                [BalanceEntry(one.account, one.asset_id, one.available, one.frozen) for one in balances]
-            )
+            return BalancesResponse([balance_entry(balance) for balance in balances])
 
         self._look(call, encode, look_up)
 
@@ -172,12 +155,56 @@ class Requests:
             answer = Answer(call.id, _op(call), False, error=error_details(problem_of(fault, is_safe=True)))
         self._asker.answer(answer, encode)
 
+    def subscribe(self, call: SubscribeCall, encode: Encode) -> None:
+        """Tell what happens to a user from now on; a second time it begins anew."""
+        if (call.stream is None) is not (call.after is None):
+            missing = "stream" if call.stream is None else "after"
+            raise Rejected(
+                ProblemCode.MISSING_FIELD, f"{missing} is missing: stream and after go together", field=missing
+            )
+        caller = self._asker.require(Scope.READ)
+        user_id = own_user(call.user_id, caller)
+        if not caller.owns(user_id):
+            raise TransferNotFound(message="User not found")
+        engine = self._slot.engine
+        if user_id not in self._told and len(self._told) >= self._subscriptions_most:
+            raise Overloaded(
+                RefusalCode.OVERLOADED, f"{len(self._told)} users are subscribed to here: unsubscribe from some first"
+            )
+        told = Told(self._asker, encode)
+        subscription = engine.subscribe(user_id, told.take, stream=call.stream, after=call.after)
+        self._unsubscribe(user_id)
+        self._told[user_id] = (subscription, told)
+        missed = subscription.missed
+        subscribed = Subscribed(subscription.stream_id, user_id, missed is not None)
+        self._asker.tell(Answer(call.id, "subscribe", True, subscribed), encode)
+        for event in missed or ():
+            told.take(event)
+
+    def unsubscribe(self, call: UnsubscribeCall, encode: Encode) -> None:
+        """Tell nothing more of a user, or of all of them."""
+        user_id = call.user_id
+        if user_id is None:
+            self.unsubscribe_all()
+        else:
+            self._unsubscribe(user_id)
+        self._asker.tell(Answer(call.id, "unsubscribe", True), encode)
+
     def unsubscribe_all(self) -> None:
-        """Tell nothing more to a connection that has ended."""
+        """Tell nothing more, of anybody."""
+        for user_id in list(self._told):
+            self._unsubscribe(user_id)
+
+    def _unsubscribe(self, user_id: int) -> None:
+        subscription, _ = self._told.pop(user_id, (None, None))
+        if subscription is not None and self._slot.running is not None:
+            self._slot.running.unsubscribe(subscription)
 
     def positions(self) -> Iterator[tuple[Lagged, Encode]]:
         """Yield where each subscription may be resumed."""
-        yield from ()
+        for subscription, told in self._told.values():
+            if told.seq is not None:
+                yield Lagged(subscription.stream_id, told.seq), told.encode
 
 
 class _Batch:
@@ -210,5 +237,7 @@ _HANDLERS: Final[dict[type, Callable[[Requests, Any, Encode], None]]] = {
     BatchCall: Requests.batch,
     GetCall: Requests.get,
     BalancesCall: Requests.balances,
+    SubscribeCall: Requests.subscribe,
+    UnsubscribeCall: Requests.unsubscribe,
     PingCall: Requests.ping,
 }

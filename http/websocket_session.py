@@ -73,7 +73,7 @@ class Session:
         self.outbox = Outbox(connection, waiting_bytes_most=parts.settings.waiting_bytes_most)
         self._parts = parts
         self._connection = connection
-        self._requests = Requests(self, parts.slot)
+        self._requests = Requests(self, parts.slot, subscriptions_most=parts.settings.subscriptions_most)
         self._encode: Encode = encode_text
         self._began_at = trio.current_time()
         self._in_flight = 0
@@ -181,15 +181,16 @@ class Session:
         if not self._in_flight and self._ending is not None:
             self._answered.set()
 
-    def tell(self, message: Outgoing, encode: Encode) -> None:
-        """Send a message, in its turn. Where too much waits already, the client lags and is cut off."""
-        outbox = self.outbox
+    def tell(self, message: Outgoing, encode: Encode) -> bool:
+        """Send a message, in its turn. Where too much waits already, the client lags and is cut off: False."""
         if self._is_lagging:
-            return
+            return False
+        outbox = self.outbox
         if outbox.has_room:
             outbox.put(encode(message))
-        else:
-            self._lag()
+            return True
+        self._lag()
+        return False
 
     def refuse(self, call_id: str | int | None, op: str | None, fault: Exception, encode: Encode) -> None:
         """Answer a request at once that is not carried out."""

@@ -22,3 +22,5 @@ class WebSocketSettings(BaseModel):
     """How long a client that sent no token in the header may take to send it in its first message."""
     faults_most: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Messages in a row that are no requests; then the connection is closed."""
+    subscriptions_most: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Users that one connection may subscribe to at a time; more are refused as overload."""
