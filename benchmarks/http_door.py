@@ -68,7 +68,7 @@ async def _fund(port: int) -> None:
 
 
 def _transfer(number: int) -> bytes:
-    body = f'{{"from":"funding","to":"trading","user_id":{1 + number % USERS},"asset_id":1,"amount":1}}'
+    body = f'{{"from":"funding","to":"trading","user_id":{1 + number % USERS},"asset_id":1,"amount":1000000}}'
     return request_bytes("/api/v1/transfer", body.encode(), f"Idempotency-Key: bench-{number}\r\n")
 
 

@@ -13,7 +13,7 @@ from transfer_engine.benchmarks.measures import Latencies, LatencySummary, Meter
 from transfer_engine.engine import Engine, EngineStatistics, Refused
 from transfer_engine.schema.transfers import TransferStatus
 
-AMOUNT: Final = 1
+AMOUNT: Final = 1_000_000
 ASSET_ID: Final = 1
 LATE_S: Final = 0.001
 """A transfer that starts this much behind its intended time has a late start."""

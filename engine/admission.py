@@ -1,15 +1,25 @@
-"""Admission: what is checked before an intent is taken. All of it is synchronous, and a refusal leaves nothing."""
+"""Admission: what is checked before an intent is taken. All of it is synchronous, and a refusal leaves nothing.
+
+What can't be decided at once gets a place in its user's line, see :mod:`transfer_engine.engine.lines`: the user's sum of
+today has to be read, or the first answer to a key whose request a limit refuses.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+import trio
+
 from transfer_engine.actors import ActorPool, MailboxFull, PoolClosed
 from transfer_engine.engine.contests import KeyContested
+from transfer_engine.engine.daily_sums import DailySums
 from transfer_engine.engine.endings import key_reused
 from transfer_engine.engine.leases import Lease
+from transfer_engine.engine.limits import AssetLimits, limits_of, refusal_of_asset, refusal_of_day
+from transfer_engine.engine.lines import Lines, PerhapsAnswered, PerhapsRepeated, Place, SumUnknown, Wanted
 from transfer_engine.engine.open_transfers import OpenTransfer, OpenTransfers
-from transfer_engine.engine.outcomes import InvalidTransfer, Overloaded, RefusalCode
-from transfer_engine.engine.services.registry import EXTERNAL, Service, ServiceRegistry
+from transfer_engine.engine.outcomes import InvalidTransfer, Overloaded, RefusalCode, TransferOutcome
+from transfer_engine.engine.records.protocol import RecordsUnavailable
+from transfer_engine.engine.services.registry import EXTERNAL, Service, ServiceKind, ServiceRegistry
 from transfer_engine.engine.submitter import Health
 from transfer_engine.schema.ids import (
     KEY_LENGTH_MAX,
@@ -20,7 +30,7 @@ from transfer_engine.schema.ids import (
     keyed_req_id,
 )
 from transfer_engine.schema.money import AMOUNT_MAX, Asset
-from transfer_engine.schema.transfers import Intent
+from transfer_engine.schema.transfers import STATUS_OF_STATE, Intent, TransferRecord
 
 USER_ID_MAX = (1 << 63) - 1
 """What a `bigint` column holds."""
@@ -46,6 +56,8 @@ class Admission:
         backends: Mapping[str, Health],
         lease: Lease,
         clock_ms: Callable[[], int],
+        sums: DailySums,
+        lines: Lines,
     ) -> None:
         self._registry = registry
         self._assets = assets
@@ -56,6 +68,8 @@ class Admission:
         self._backends = backends
         self._lease = lease
         self._clock_ms = clock_ms
+        self._sums = sums
+        self._lines = lines
         self.is_closed = False
 
     @property
@@ -98,6 +112,7 @@ class Admission:
             InvalidTransfer: a parameter is wrong; ``field`` names it.
             KeyReused: the key is under way with another body, which owns it.
             KeyContested: … and it is not known yet whether that one owns it.
+            InLine: it has a place in its user's line, and is admitted, or refused, when it is its turn.
             Overloaded: no room, or no backend, now.
         """
         self._check(user_id, target_user_id, asset_id, amount, key)
@@ -112,12 +127,6 @@ class Admission:
             amount=amount,
         )
         req_id = self._name(key, scheme, subject)
-        under_way = self._open.find(req_id)
-        if under_way is not None:
-            if under_way.intent.fingerprint == mark:
-                return under_way, True
-            raise key_reused() if under_way.owns_key else KeyContested(under_way)
-        self._require_room()
         intent = Intent(
             req_id=req_id.to_bytes(16),
             source=source.name,
@@ -129,18 +138,100 @@ class Admission:
             accepted_at=self._clock_ms(),
             fingerprint=mark,
         )
-        transfer = OpenTransfer(req_id=req_id, intent=intent, source=source, target=target)
+        return self._take(Wanted(req_id, intent, source, target, key is not None), None)
+
+    def _take(self, wanted: Wanted, place: Place | None) -> tuple[OpenTransfer, bool]:
+        """Take a transfer, or join the one under way; ``place`` is at the head of its user's line, if it has one.
+
+        Raises:
+            InvalidTransfer, KeyReused, KeyContested, Overloaded, InLine: see :meth:`admit`.
+            SumUnknown, PerhapsAnswered, PerhapsRepeated: only from the head of a line.
+        """
+        intent = wanted.intent
+        under_way = self._open.find(wanted.req_id)
+        if under_way is not None:
+            if under_way.intent.fingerprint == intent.fingerprint:
+                return under_way, True
+            raise key_reused() if under_way.owns_key else KeyContested(under_way)
+        self._require_room()
+        if place is None:
+            if self._lines.of_user and intent.user_id in self._lines.of_user:
+                raise self._lines.join(wanted, self._take_in_turn)
+            try:
+                self._require_limits(wanted, None)
+            except (SumUnknown, PerhapsAnswered, PerhapsRepeated):
+                raise self._lines.join(wanted, self._take_in_turn) from None
+        elif place.record is None:
+            self._require_limits(wanted, place)
+        elif place.record.fingerprint != intent.fingerprint:
+            raise key_reused()
+        elif place.record.state.is_terminal:
+            return _answered(wanted, place.record), True
+        # A row in between was admitted once: no limit stops what is under way.
+        transfer = OpenTransfer(req_id=wanted.req_id, intent=intent, source=wanted.source, target=wanted.target)
         try:
-            self._pool.tell_nowait(user_id, transfer)
+            self._pool.tell_nowait(intent.user_id, transfer)
         except MailboxFull:
             raise Overloaded(
-                RefusalCode.OVERLOADED, f"too many transfers of user {user_id} wait: try again later"
+                RefusalCode.OVERLOADED, f"too many transfers of user {intent.user_id} wait: try again later"
             ) from None
         except PoolClosed:
             raise _shutting_down() from None
         # The point of no return: the transfer is its user's actor's now.
         self._open.add(transfer)
         return transfer, False
+
+    async def limits(self, user_id: int, *, within_ms: int) -> list[AssetLimits]:
+        """Return what a user may move of each asset, now.
+
+        Raises:
+            InvalidTransfer: there can't be such a user.
+            RecordsUnavailable: what he has moved today could not be read in time.
+        """
+        if type(user_id) is not int or not 1 <= user_id <= USER_ID_MAX:
+            refuse(RefusalCode.INVALID_USER_ID, "user_id", f"user_id must be between 1 and {USER_ID_MAX}")
+        used: dict[int, int | None] = {}
+        with trio.move_on_after(within_ms / 1000):
+            while None in (used := self._used(user_id)).values():
+                await self._sums.load(user_id)
+        if None in used.values():
+            raise RecordsUnavailable("what the user has moved today could not be read in time")
+        day = self._sums.today
+        return [limits_of(asset, used=used.get(asset.asset_id), day=day) for asset in self._assets.values()]
+
+    def _used(self, user_id: int) -> dict[int, int | None]:
+        """Return what counts to today, of the assets that have a daily limit."""
+        return {
+            asset.asset_id: self._sums.used(user_id, asset.asset_id)
+            for asset in self._assets.values()
+            if asset.daily_most is not None
+        }
+
+    def _take_in_turn(self, place: Place) -> tuple[OpenTransfer, bool]:
+        return self._take(place.wanted, place)
+
+    def _require_limits(self, wanted: Wanted, place: Place | None) -> None:
+        """Refuse what the limits forbid; where there may be a first answer, only once it was looked for."""
+        intent = wanted.intent
+        asset = self._assets[intent.asset_id]
+        amount = intent.amount
+        is_credit = wanted.source.kind is ServiceKind.EXTERNAL
+        refusal: InvalidTransfer | None = None
+        if not asset.enabled or ((amount < asset.amount_least or amount > asset.amount_most) and not is_credit):
+            refusal = refusal_of_asset(asset, amount, is_credit=is_credit)
+        elif asset.daily_most is not None and not is_credit:
+            used = self._sums.used(intent.user_id, intent.asset_id)
+            if used is None:
+                raise SumUnknown
+            if used + amount > asset.daily_most:
+                repeated = self._sums.perhaps_repeated(intent.user_id, intent.asset_id)
+                if used - sum(other.intent.amount for other in repeated) + amount <= asset.daily_most:
+                    raise PerhapsRepeated(repeated[0])
+                refusal = refusal_of_day(asset, amount, daily_most=asset.daily_most, used=used, day=self._sums.today)
+        if refusal is not None:
+            if wanted.is_keyed and (place is None or not place.is_looked_up):
+                raise PerhapsAnswered
+            raise refusal
 
     def _check(self, user_id: int, target_user_id: int, asset_id: int, amount: int, key: str | None) -> None:
         """Check what can be wrong with a request by itself, in the order of the codes."""
@@ -156,8 +247,6 @@ class Admission:
         if asset is None:
             known = ", ".join(str(number) for number in self._assets)
             refuse(RefusalCode.UNKNOWN_ASSET, "asset_id", f"asset_id {asset_id} is unknown: use one of {known}")
-        if not asset.enabled:
-            refuse(RefusalCode.ASSET_DISABLED, "asset_id", f"asset {asset.symbol} is disabled")
         for field, number in (("user_id", user_id), ("target_user_id", target_user_id)):
             if type(number) is not int:
                 refuse(RefusalCode.INVALID_TYPE, field, f"{field} must be an integer, not {_type(number)}")
@@ -187,6 +276,23 @@ class Admission:
         for name, health in self._backends.items():
             if not health.is_good:
                 raise Overloaded(RefusalCode.UNAVAILABLE, f"the {name} can't be reached now: try again later")
+
+
+def _answered(wanted: Wanted, record: TransferRecord) -> OpenTransfer:
+    """Return a transfer that is not under way, and whose answer is the one that was given before."""
+    transfer = OpenTransfer(req_id=wanted.req_id, intent=wanted.intent, source=wanted.source, target=wanted.target)
+    transfer.reply(
+        TransferOutcome(
+            req_id=transfer.uuid,
+            status=STATUS_OF_STATE[record.state],
+            state=record.state,
+            message=record.error or None,
+            replayed=True,
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+        )
+    )
+    return transfer
 
 
 def _shutting_down() -> Overloaded:

@@ -59,6 +59,19 @@ class Callers:
         else:
             self._nursery.start_soon(self._run, admit, on_answer)
 
+    def host(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Run ``work`` in a task, for whoever waits for it; what it raises is an alert. False where nothing runs."""
+        if self._nursery is None:
+            return False
+        self._nursery.start_soon(self._host, work)
+        return True
+
+    async def _host(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  whatever it is, the others' tasks must live
+            self._alerts.critical("caller_failed", error=repr(error), exc_info=error)
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Host the tasks until cancelled; then those that are not admitted yet are refused."""
         async with trio.open_nursery() as nursery:

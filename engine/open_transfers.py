@@ -14,6 +14,7 @@ from transfer_engine.engine.outcomes import Refused, TransferOutcome
 from transfer_engine.engine.services.protocol import ServiceCall
 from transfer_engine.engine.services.registry import Service
 from transfer_engine.engine.state_machine import TransferEvent, transition
+from transfer_engine.schema.ids import is_keyed
 from transfer_engine.schema.transfers import STATUS_OF_STATE, Intent, TransferRecord, TransferState, TransferStatus
 
 PENDING_MESSAGE = "Processing in background"
@@ -117,6 +118,11 @@ class OpenTransfer:
     def owns_key(self) -> bool:
         """Whether it is certain that no other body does: the ledger has answered its hold, and not against it."""
         return self.is_held or self.state.is_terminal
+
+    @property
+    def is_perhaps_repeated(self) -> bool:
+        """Whether it may yet turn out to have been answered before: its name is the client's, and no row was read."""
+        return not self.is_record_known and is_keyed(self.req_id)
 
     def apply(self, event: TransferEvent) -> None:
         """Follow the state machine; an event that does not fit changes nothing."""
@@ -300,6 +306,13 @@ class OpenTransfers:
     def __init__(self) -> None:
         self._by_req_id: dict[int, OpenTransfer] = {}
         self._by_user: dict[int, dict[int, OpenTransfer]] = {}
+        self._added: Callable[[OpenTransfer], None] | None = None
+        self._removed: Callable[[OpenTransfer], None] | None = None
+
+    def watch(self, added: Callable[[OpenTransfer], None], removed: Callable[[OpenTransfer], None]) -> None:
+        """Have somebody called, synchronously, after each transfer has come, and after each has gone."""
+        self._added = added
+        self._removed = removed
 
     def __len__(self) -> int:
         return len(self._by_req_id)
@@ -320,6 +333,8 @@ class OpenTransfers:
         self._of_user(intent.user_id)[transfer.req_id] = transfer
         if intent.target_user_id != intent.user_id:
             self._of_user(intent.target_user_id)[transfer.req_id] = transfer
+        if self._added is not None:
+            self._added(transfer)
 
     def of_user(self, user_id: int) -> list[OpenTransfer]:
         """Return the transfers under way from or to a user, in the order in which they came."""
@@ -333,6 +348,8 @@ class OpenTransfers:
             del mine[transfer.req_id]
             if not mine:
                 del self._by_user[user_id]
+        if self._removed is not None:
+            self._removed(transfer)
 
     def _of_user(self, user_id: int) -> "dict[int, OpenTransfer]":
         mine = self._by_user.get(user_id)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from transfer_engine.engine.ledger.tigerbeetle_addresses import parse_addresses
 from transfer_engine.engine.stream_settings import StreamSettings
 from transfer_engine.schema.ids import NODE_MAX
-from transfer_engine.schema.money import DECIMALS_MAX, Asset
+from transfer_engine.schema.money import AMOUNT_MAX, DECIMALS_MAX, Asset
 
 EXTERNAL_CODE = 1
 """The account code of an asset's external account: where credits come from."""
@@ -26,10 +26,29 @@ class AssetSettings(_Frozen):
     symbol: Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[A-Z0-9]+$")]
     decimals: Annotated[int, Field(ge=0, le=DECIMALS_MAX)]
     enabled: bool = True
+    amount_least: Annotated[int, Field(ge=1, le=AMOUNT_MAX)] = 1
+    """The least that one transfer may move, in minor units; credits may be less, and more than ``amount_most``."""
+    amount_most: Annotated[int, Field(ge=1, le=AMOUNT_MAX)] = AMOUNT_MAX
+    """The most that one transfer may move, in minor units."""
+    daily_most: Annotated[int, Field(ge=1, le=1 << 100)] | None = None
+    """The most that all transfers from one user's accounts may move in a UTC day together, in minor units."""
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        self.asset()
+        return self
 
     def asset(self) -> Asset:
         """Return the asset as the schema knows it."""
-        return Asset(asset_id=self.asset_id, symbol=self.symbol, decimals=self.decimals, enabled=self.enabled)
+        return Asset(
+            asset_id=self.asset_id,
+            symbol=self.symbol,
+            decimals=self.decimals,
+            enabled=self.enabled,
+            amount_least=self.amount_least,
+            amount_most=self.amount_most,
+            daily_most=self.daily_most,
+        )
 
 
 class ServiceSettings(_Frozen):
@@ -105,7 +124,7 @@ class CassandraSettings(_Frozen):
 
 
 DEFAULT_ASSETS = (
-    AssetSettings(asset_id=1, symbol="USDT", decimals=8),
+    AssetSettings(asset_id=1, symbol="USDT", decimals=8, amount_least=1_000_000, amount_most=10**15),
     AssetSettings(asset_id=2, symbol="BTC", decimals=8),
     AssetSettings(asset_id=3, symbol="ETH", decimals=8),
 )
@@ -148,6 +167,9 @@ class Settings(_Frozen):
     """A user's actor that had nothing to do for this long is gone."""
     known_accounts_most: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
     """Accounts remembered as acknowledged; one that was forgotten is acknowledged again."""
+    limited_users_most: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
+    """Users whose sums of the day are remembered, for assets that have a ``daily_most``, about 1 KiB of memory each; a
+    sum that was forgotten is read from the user's history again."""
     poison_crashes_most: Annotated[int, Field(ge=1, le=100)] = 3
     """A message that crashes its handler so often is set aside."""
 

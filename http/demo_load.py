@@ -42,11 +42,14 @@ PAIRS: Final[Sequence[tuple[str, str]]] = (
 """Wallet to wallet, wallet to core, core to wallet, core to core, both ways and with both kinds of cores."""
 
 ASSET_ID: Final = 1
-FUNDS: Final = 1_000_000
+UNIT: Final = 1_000_000
+"""The least that one transfer of it may move; all amounts are some of these."""
+
+FUNDS: Final = 1_000_000 * UNIT
 """What each user has at first in each service, in minor units."""
 
-TOO_MUCH: Final = 1_000_000_000
-"""More than any user ever has."""
+TOO_MUCH: Final = 1_000_000_000 * UNIT
+"""More than any user ever has, and as much as one transfer may move."""
 
 _FULL_EVERY: Final = 6
 """Of so many users one has a full account in the vault: whatever is sent there is refused."""
@@ -184,6 +187,6 @@ def _plan(name: str, user: int, transfers: int) -> Iterator[Asked]:
             target=target,
             user_id=user,
             asset_id=ASSET_ID,
-            amount=TOO_MUCH if is_too_much else 1 + (user * 31 + turn * 17) % 97,
+            amount=TOO_MUCH if is_too_much else (1 + (user * 31 + turn * 17) % 97) * UNIT,
             turn=turn,
         )

@@ -22,12 +22,27 @@ class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     symbol: str
     decimals: int
     enabled: bool = True
+    amount_least: int = 1
+    """Of one transfer, in minor units, as all amounts here."""
+    amount_most: int = AMOUNT_MAX
+    daily_most: int | None = None
+    """Of all transfers of one user in a UTC day together; None for any."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.asset_id <= 0xFFFF_FFFE:
             raise ValueError(f"asset_id is {self.asset_id}: it must be between 1 and 2^32 - 2")
         if not 0 <= self.decimals <= DECIMALS_MAX:
             raise ValueError(f"decimals of {self.symbol} is {self.decimals}: it must be 0 to {DECIMALS_MAX}")
+        if not 1 <= self.amount_least <= self.amount_most <= AMOUNT_MAX:
+            raise ValueError(
+                f"amount_least and amount_most of {self.symbol} are {self.amount_least} and {self.amount_most}: they "
+                f"must be 1 to {AMOUNT_MAX}, and the least not above the most"
+            )
+        if self.daily_most is not None and self.daily_most < self.amount_least:
+            raise ValueError(
+                f"daily_most of {self.symbol} is {self.daily_most}: no transfer of amount_least, {self.amount_least}, "
+                "would ever fit in"
+            )
 
 
 class AmountFault(enum.Enum):

@@ -6,7 +6,7 @@ import os
 import sys
 from urllib.parse import urlsplit
 
-AMOUNT = 1_000_000
+AMOUNT = 10**13
 
 
 def main(url: str) -> None:

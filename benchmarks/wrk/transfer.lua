@@ -27,7 +27,7 @@ function init()
   if token then
     headers["Authorization"] = "Bearer " .. token
   end
-  rest = ',"asset_id":' .. asset_id .. ',"amount":1}'
+  rest = ',"asset_id":' .. asset_id .. ',"amount":1000000}'
 end
 
 function request()

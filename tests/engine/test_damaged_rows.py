@@ -3,6 +3,7 @@
 import sqlite3
 from pathlib import Path
 
+from support.engines import UNLIMITED_ASSETS
 from transfer_engine.engine import ServiceSettings, Settings, TransferStatus, open_engine
 from transfer_engine.engine.services.simulated import Behaviour
 
@@ -10,6 +11,7 @@ from transfer_engine.engine.services.simulated import Behaviour
 async def test_an_unknown_state_is_alerted_and_never_guessed(tmp_path: Path) -> None:
     settings = Settings(
         data_dir=tmp_path,
+        assets=UNLIMITED_ASSETS,
         deadline_ms=200,
         service_timeout_ms=20,
         services=(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from support.engines import UNLIMITED_ASSETS
 from transfer_engine.engine import (
     Engine,
     KeyReused,
@@ -21,7 +22,7 @@ from transfer_engine.engine.callers import Answer
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    async with open_engine(Settings(data_dir=tmp_path)) as running:
+    async with open_engine(Settings(data_dir=tmp_path, assets=UNLIMITED_ASSETS)) as running:
         await running.credit(user_id=1, account="funding", asset_id=1, amount=10_000_000)
         yield running
 
@@ -126,7 +127,7 @@ async def test_a_callback_that_fails_is_an_alert_and_nobody_elses_trouble(engine
 async def test_callbacks_are_called_when_the_engine_ends(tmp_path: Path) -> None:
     answers: list[Answer | Exception] = []
     with trio.CancelScope() as scope:
-        async with open_engine(Settings(data_dir=tmp_path)) as running:
+        async with open_engine(Settings(data_dir=tmp_path, assets=UNLIMITED_ASSETS)) as running:
             running.submit(order("k"), answers.append)
             scope.cancel()
             await trio.sleep_forever()

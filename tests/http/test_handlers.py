@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from support.engines import UNLIMITED_ASSETS
 from transfer_engine.engine import Engine, Opening, RefusalCode, Settings, open_engine
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.outcomes import Overloaded
@@ -27,7 +28,7 @@ CREDIT = b'{"user_id":1,"account":"funding","asset_id":1,"amount":50}'
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    async with open_engine(Settings(data_dir=tmp_path)) as running:
+    async with open_engine(Settings(data_dir=tmp_path, assets=UNLIMITED_ASSETS)) as running:
         yield running
 
 
@@ -43,7 +44,7 @@ def api_of(engine: Engine) -> Api:
 
 async def test_before_the_engine_has_opened_all_but_health_is_503(tmp_path: Path) -> None:
     opening = Opening()
-    api = Api(Settings(data_dir=tmp_path), version="1", opening=opening)
+    api = Api(Settings(data_dir=tmp_path, assets=UNLIMITED_ASSETS), version="1", opening=opening)
     opening.waits_for = "the record store: 127.0.0.1:9042 does not answer"
     refused = await api.answer(post("/api/v1/transfer", BODY, b"k"))
     problem = msgspec.json.decode(refused.body)
@@ -83,7 +84,9 @@ async def test_a_stopping_engine_refuses_with_503_and_a_hint(engine: Engine) -> 
 async def test_a_full_mailbox_answers_503(tmp_path: Path) -> None:
     import trio
 
-    async with open_engine(Settings(data_dir=tmp_path, mailbox_capacity=1, user_batch_most=1)) as engine:
+    async with open_engine(
+        Settings(data_dir=tmp_path, assets=UNLIMITED_ASSETS, mailbox_capacity=1, user_batch_most=1)
+    ) as engine:
         api = api_of(engine)
         statuses = []
 
@@ -97,7 +100,7 @@ async def test_a_full_mailbox_answers_503(tmp_path: Path) -> None:
 
 
 async def test_an_unexpected_exception_is_an_answer_that_claims_nothing(tmp_path: Path) -> None:
-    async with open_engine(Settings(data_dir=tmp_path)) as engine:
+    async with open_engine(Settings(data_dir=tmp_path, assets=UNLIMITED_ASSETS)) as engine:
         api = api_of(engine)
     looked_up = await api.answer(Request("GET", "/api/v1/transfer/019a0000-0000-8000-8000-000000000000"))
     assert looked_up.status in {500, 503}

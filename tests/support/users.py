@@ -12,7 +12,7 @@ import trio
 from transfer_engine.engine.services.registry import EXTERNAL
 from transfer_engine.http.demo_books import Books
 from transfer_engine.http.demo_client import Client, NoAnswer, open_client
-from transfer_engine.http.demo_load import ASSET_ID, FUNDS, TOO_MUCH
+from transfer_engine.http.demo_load import ASSET_ID, FUNDS, TOO_MUCH, UNIT
 from transfer_engine.http.demo_notes import Asked, Note, Notebook
 
 WALLET_PAIRS = (("funding", "trading"), ("trading", "funding"))
@@ -233,7 +233,7 @@ class Users:
             target=target,
             user_id=user,
             asset_id=ASSET_ID,
-            amount=TOO_MUCH if is_too_much else 1 + (user * 31 + turn * 17) % 97,
+            amount=TOO_MUCH if is_too_much else (1 + (user * 31 + turn * 17) % 97) * UNIT,
             turn=turn if in_turn else None,
         )
 
