@@ -19,7 +19,7 @@ from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import Request
 from transfer_engine.http.problems import ProblemCode, Rejected
-from transfer_engine.http.transfer_items import error_details, problem_of
+from transfer_engine.http.transfer_items import error_details, problem_of, transfer_error
 from transfer_engine.http.websocket_connection import CloseCode, Connection, ConnectionEnded, MessageRefused
 from transfer_engine.http.websocket_messages import (
     Answer,
@@ -194,8 +194,11 @@ class Session:
 
     def refuse(self, call_id: str | int | None, op: str | None, fault: Exception, encode: Encode) -> None:
         """Answer a request at once that is not carried out."""
-        problem = problem_of(fault, is_safe=True)
-        self.tell(Answer(call_id, op, False, error=error_details(problem)), encode)
+        if op == "transfer":
+            error = transfer_error(fault, is_keyed=True)
+        else:
+            error = error_details(problem_of(fault, is_safe=True))
+        self.tell(Answer(call_id, op, False, error=error), encode)
 
     def start(self, work: Callable[[], object]) -> None:
         """Run ``work`` in a task of its own, which ends with the connection at the latest."""

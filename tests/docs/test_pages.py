@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from transfer_engine.engine import CassandraSettings, TigerBeetleSettings
+from transfer_engine.engine.stream_settings import StreamSettings
 from transfer_engine.http.problems import STATUS_OF_PROBLEM, STATUS_OF_REFUSAL
 from transfer_engine.http.rate_limit_settings import RateLimitSettings
 from transfer_engine.http.settings import ServerSettings
@@ -21,6 +22,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "rate_limits": RateLimitSettings,
     "websocket": WebSocketSettings,
     "webhooks": WebhookSettings,
+    "streams": StreamSettings,
 }
 
 ROOT = Path(__file__).parents[2]
