@@ -166,7 +166,7 @@ class Outbox:
                 messages.append(self._message(record, user_id))
             if target_user_id != user_id and target_user_id in enabled:
                 messages.append(self._message(record, target_user_id))
-        return self._enter(messages) if messages else None
+        return self._enter(messages, self.current_bucket) if messages else None
 
     def entered(self, entered: Entered) -> None:
         """The messages are durable: have them delivered, in memory as long as there is room."""
@@ -191,8 +191,7 @@ class Outbox:
             message = msgspec.structs.replace(message, error=message.error[:ERROR_CHARACTERS_MOST] + "…")
         return message
 
-    def _enter(self, messages: list[OutboxMessage]) -> Entered:
-        bucket = self.current_bucket
+    def _enter(self, messages: list[OutboxMessage], bucket: int) -> Entered:
         blobs = []
         for start in range(0, len(messages), MESSAGES_IN_BLOB_MOST):
             self._sequence += 1
@@ -269,15 +268,22 @@ class Outbox:
             self._alerts.warn("outbox_interrupted", error=str(error))
 
     async def close(self) -> None:
-        """Say for the last time what was delivered. To be called when nothing is under way any more."""
-        if self._loaded or self._in_flight or self._unread is not None:
-            mark = self.low_water_mark
-        else:
-            mark = self._identifiers.ceiling_ms // BUCKET_MS
+        """Say for the last time what was delivered. To be called when nothing is under way any more.
+
+        What waits is written once more where the next life begins, so that only this is told again. Cancellation leaves
+        it in two buckets, and the mark below both.
+        """
+        last_bucket = self._identifiers.ceiling_ms // BUCKET_MS
         try:
-            await self._raise_mark(mark)
+            if self._unread is None:
+                await self._forward([waiting for waiting in self.queues if waiting.bucket < last_bucket], last_bucket)
+            await self._raise_mark(min(self.low_water_mark, last_bucket) if self._is_holding else last_bucket)
         except RecordsUnavailable as error:
             self._alerts.warn("outbox_interrupted", error=str(error))
+
+    @property
+    def _is_holding(self) -> bool:
+        return bool(self._loaded or self._in_flight or self._unread is not None)
 
     async def _disable(self) -> None:
         for user_id, (endpoint, because) in list(self._doomed.items()):
@@ -322,25 +328,32 @@ class Outbox:
         oldest = self.current_bucket - CARRY_AFTER_BUCKETS
         if min(self._loaded, default=oldest) >= oldest:
             return
-        overdue = [waiting for waiting in self.queues if waiting.bucket < oldest]
-        for start in range(0, len(overdue), MESSAGES_IN_BLOB_MOST * BLOBS_IN_WRITE_MOST):
-            part = overdue[start : start + MESSAGES_IN_BLOB_MOST * BLOBS_IN_WRITE_MOST]
+        await self._forward([waiting for waiting in self.queues if waiting.bucket < oldest], self.current_bucket)
+
+    async def _forward(self, waitings: Sequence[Waiting], bucket: int) -> None:
+        """Write messages again, in a later bucket; without a lease not all of them.
+
+        Whoever adopts this shard would not look for them where they are not yet.
+        """
+        for start in range(0, len(waitings), MESSAGES_IN_BLOB_MOST * BLOBS_IN_WRITE_MOST):
+            part = waitings[start : start + MESSAGES_IN_BLOB_MOST * BLOBS_IN_WRITE_MOST]
             if not self._lease.is_held:
-                return  # whoever adopts this shard would not look for them where they are not yet
+                return
             entered = self._enter(
                 [
                     msgspec.structs.replace(waiting.message, attempts=waiting.attempts, due_at=waiting.due_at)
                     for waiting in part
-                ]
+                ],
+                bucket,
             )
             try:
                 await self._store.write(entered.blobs, ())
             finally:
                 self.abandoned(entered)
             if self._lease.is_held:
-                self._moved(part, entered.bucket)
+                self._moved(part, bucket)
 
-    def _moved(self, forwarded: list[Waiting], bucket: int) -> None:
+    def _moved(self, forwarded: Sequence[Waiting], bucket: int) -> None:
         still_waiting = set(self.queues)
         for waiting in forwarded:
             if waiting in still_waiting:
@@ -393,7 +406,7 @@ class Outbox:
                 wanted = [message for message in self._messages(blob) if message.to_user_id in self.endpoints.enabled]
                 if wanted:
                     self._lease.require()
-                    entered = self._enter(wanted)
+                    entered = self._enter(wanted, self.current_bucket)
                     try:
                         await self._store.write(entered.blobs, ())
                         self._lease.require()
