@@ -114,6 +114,7 @@ class Client(UserRequests):
         answer_s: how long one attempt waits for its answer; longer than the server's own ``deadline_ms``.
         connections_most: connections at a time.
         backoff: how long to wait between attempts; a server's ``Retry-After`` comes on top of it.
+        waits_for_server: whether a call tries again where there is nobody to connect to.
         ssl_context: for ``https``; by default the usual authorities.
 
     Raises:

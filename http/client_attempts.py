@@ -30,9 +30,11 @@ class Attempts:
     Args:
         key: the call's key, or None where it moves nothing.
         backoff: how long to wait between attempts.
+        waits_for_server: whether to try again where there is nobody to connect to.
     """
 
-    def __init__(self, key: str | None, backoff: Backoff = DEFAULT_BACKOFF) -> None:
+    def __init__(self, key: str | None, backoff: Backoff = DEFAULT_BACKOFF, *, waits_for_server: bool = True) -> None:
+        self._waits_for_server = waits_for_server
         self._key = key
         self._backoff = backoff
         self._failed = 0
@@ -76,13 +78,15 @@ class Attempts:
 
         Raises:
             NotAnEngine: whatever answers there is none.
+            Unreachable: there is nobody, and nobody is waited for.
             OutcomeUnknown: the same, and an attempt before it may have happened.
         """
         self._is_under_way = False
-        if not (isinstance(loss, Unreachable) and not loss.was_sent):
+        never_left = isinstance(loss, Unreachable) and not loss.was_sent
+        if not never_left:
             self.may_have_happened = True
         self._last = loss
-        if isinstance(loss, NotAnEngine):
+        if isinstance(loss, NotAnEngine) or (never_left and not self._waits_for_server):
             raise self.end()
         return self._delay_s(loss.retry_after_s if isinstance(loss, ServerFault) else None)
 

@@ -23,6 +23,7 @@ async def call(
     deadline_s: float,
     backoff: Backoff,
     is_pending: Callable[[Answer], bool] | None = None,
+    waits_for_server: bool = True,
 ) -> Answer:
     """Make the same attempt again and again until it has an answer.
 
@@ -34,13 +35,14 @@ async def call(
         deadline_s: how long, in seconds.
         backoff: between attempts.
         is_pending: whether to ask again for a better answer; at the deadline the last one is returned.
+        waits_for_server: whether to try again where there is nobody to connect to.
 
     Raises:
         Refused: the server refused for good, or until the deadline, and no attempt took anything.
         OutcomeUnknown: of a keyed call nobody knows what became.
         NoAnswer: a call that moves nothing was not answered, or nothing could be sent at all.
     """
-    attempts = Attempts(key, backoff)
+    attempts = Attempts(key, backoff, waits_for_server=waits_for_server)
     pending: list[Answer] = []
     end = trio.current_time() + deadline_s
     with trio.CancelScope(deadline=end):

@@ -39,10 +39,12 @@ class Requests:
         answer_s: float = ANSWER_S,
         connections_most: int = CONNECTIONS_MOST,
         backoff: Backoff = DEFAULT_BACKOFF,
+        waits_for_server: bool = True,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._deadline_s = bounded(deadline_s, DEADLINE_S)
         self._backoff = backoff
+        self._waits_for_server = waits_for_server
         self._transport = Transport(
             url,
             TokenSource(token),
@@ -116,6 +118,7 @@ class Requests:
             deadline_s=bounded(deadline_s, self._deadline_s),
             backoff=self._backoff,
             is_pending=is_pending,
+            waits_for_server=self._waits_for_server,
         )
 
     def _decode(self, answer: Answer, kind: type[Result]) -> Result:

@@ -175,8 +175,8 @@ class Transport:
             return await self._http.send(request)
         except _USAGE as error:
             raise InvalidUrl(f"{self.url!r} is no URL that can be used: {error}") from None
-        except (UnicodeEncodeError, httpx.LocalProtocolError) as error:
-            raise ValueError(f"a header can't be sent: keys and tokens are printable ASCII ({error})") from None
+        except (UnicodeEncodeError, httpx.LocalProtocolError):
+            raise ValueError("the key has characters in it that can't be sent: use printable ASCII") from None
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise Unreachable(

@@ -1,149 +1,134 @@
-"""A running engine, as the command line sees it: requests by httpx, errors as one line and an exit code."""
+"""A running engine, as the command line sees it: the client's calls, errors as one line and an exit code."""
 
-import time
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
-from urllib.parse import quote
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-import httpx
 import msgspec
 
-from transfer_engine.schema.money import Asset, InvalidAmount, parse_amount
-from transfer_engine.schema.wire import (
-    AssetsResponse,
-    BalanceEntry,
-    BalancesResponse,
-    ProblemDetails,
-    RecordResponse,
-    ResolveResponse,
-    TransferResponse,
-)
+from transfer_engine.schema.money import InvalidAmount, format_amount, parse_amount
 
-Answer = TypeVar("Answer", bound=msgspec.Struct)
+if TYPE_CHECKING:
+    from transfer_engine.http.client import AssetInfo, Client
 
-_TIMEOUT_S: Final = 30.0
+Result = TypeVar("Result")
+
+TOKEN_VARIABLE: Final = "TRANSFER_ENGINE_TOKEN"  # noqa: S105  a name, no token
+
+_DEADLINE_S: Final = 30.0
 """Far beyond the engine's own deadline: it answers ``pending`` long before."""
 
-_PATIENCE_S: Final = 15.0
-"""How long an operator's decision waits until the engine lets go of the transfer: longer than a core's time-out."""
 
-_PAUSE_S: Final = 0.05
-
-
-class Unreachable(click.ClickException):
+class Unanswered(click.ClickException):
     """The engine did not answer."""
 
     exit_code = 3
 
 
-class RefusedRemotely(click.ClickException):
-    """The engine refused; ``is_retryable`` says that the same request may succeed later."""
+class Remote(msgspec.Struct, frozen=True):
+    """One engine, and who asks it."""
 
-    def __init__(self, problem: ProblemDetails) -> None:
-        super().__init__(f"{problem.detail} ({problem.code})")
-        self.is_retryable = problem.retryable
+    url: str
+    token_file: Path | None = None
 
+    def run(self, work: "Callable[[Client], Awaitable[Result]]") -> Result:
+        """Return what ``work`` makes of a client.
 
-class KnownAsset(Asset, frozen=True):
-    """An asset that parses the amounts of its own command line."""
+        Raises:
+            click.ClickException: what to print, and the exit code.
+        """
+        # The client is imported here: what asks no engine starts in a fraction of the time without it.
+        import trio  # noqa: PLC0415
 
-    def minor_units(self, amount: str) -> int:
-        """Return an amount in minor units; a wrong one is a usage error."""
+        from transfer_engine.http.client import (  # noqa: PLC0415
+            Client,
+            InvalidUrl,
+            NoAnswer,
+            OutcomeUnknown,
+            Refused,
+        )
+
+        async def main() -> Result:
+            # An engine that is not there is told at once: whoever typed the command can type it again.
+            async with Client(self.url, token=self._token(), deadline_s=_DEADLINE_S, waits_for_server=False) as client:
+                return await work(client)
+
         try:
-            return parse_amount(amount, self.decimals)
-        except InvalidAmount as error:
-            decimals = f" ({self.symbol} has {self.decimals})" if "decimals" in str(error) else ""
-            raise click.UsageError(f"--{error}{decimals}.") from None
+            return trio.run(main)
+        except InvalidUrl as error:
+            raise click.UsageError(f"--url {error}.") from None
+        except OutcomeUnknown as error:
+            why = str(error.__cause__ or "there was no answer")
+            advice = f"It is not known what became of it: repeat it with --key {error.key}"
+            raise Unanswered(f"{_of_the_command_line(why)} {advice}") from None
+        except NoAnswer as error:
+            raise Unanswered(_of_the_command_line(str(error))) from None
+        except Refused as error:
+            raise click.ClickException(str(error)) from None
+        except ValueError as error:  # a key or token that no header can hold
+            option = "--key" if "key" in str(error) else "--token-file"
+            raise click.UsageError(f"{option}: {error}.") from None
 
-
-class Remote:
-    """One engine; a context manager. Every method raises ClickException with what to print."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
-        # Proxies in the environment are for the world, not for an engine on this machine.
-        self._client = httpx.Client(timeout=_TIMEOUT_S, trust_env=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._client.close()
-
-    def assets(self) -> list[KnownAsset]:
-        """Return the engine's assets."""
-        entries = self._ask("GET", "/api/v1/assets", AssetsResponse).assets
-        return [
-            KnownAsset(asset_id=entry.asset_id, symbol=entry.symbol, decimals=entry.decimals, enabled=entry.enabled)
-            for entry in entries
-        ]
-
-    def asset(self, name: str) -> KnownAsset:
-        """Return an asset by its symbol or number."""
-        assets = self.assets()
-        for asset in assets:
-            if name.upper() == asset.symbol or name == str(asset.asset_id):
-                return asset
-        symbols = ", ".join(asset.symbol for asset in assets)
-        raise click.UsageError(f"--asset {name!r} is unknown: use one of {symbols}.")
-
-    def submit(self, path: str, body: dict[str, Any], *, key: str) -> TransferResponse:
-        """Ask for a transfer or credit under a key; where no answer comes, say how to find out."""
+    def _token(self) -> str | None:
+        if self.token_file is None:
+            return os.environ.get(TOKEN_VARIABLE) or None
         try:
-            return self._ask("POST", path, TransferResponse, body=body, headers={"Idempotency-Key": key})
-        except Unreachable as error:
-            advice = f"It is not known what became of it: repeat it with --key {key}"
-            raise Unreachable(f"{error.message} {advice}") from None
+            return self.token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise click.UsageError(f"--token-file {self.token_file} can't be read: {reason}.") from None
 
-    def record(self, req_id: str) -> RecordResponse:
-        """Return what is known of a transfer."""
-        return self._ask("GET", f"/api/v1/transfer/{quote(req_id, safe='')}", RecordResponse)
 
-    def balances(self, user_id: int) -> list[BalanceEntry]:
-        """Return a user's accounts."""
-        return self._ask("GET", f"/api/v1/balances/{user_id}", BalancesResponse).balances
+def remote_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which engine it asks, and who asks; they come as ``remote``."""
 
-    def resolve(self, req_id: str, action: str) -> ResolveResponse:
-        """Carry an operator's decision out; while the engine itself is at the transfer, try again for a while."""
-        path = f"/api/v1/admin/transfers/{quote(req_id, safe='')}/resolve"
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                return self._ask("POST", path, ResolveResponse, body={"action": action})
-            except RefusedRemotely as refused:
-                if not refused.is_retryable or time.monotonic() > deadline:
-                    raise
-            time.sleep(_PAUSE_S)
+    @functools.wraps(command)
+    def with_remote(*, url: str, token_file: Path | None, **options: Any) -> None:
+        command(remote=Remote(url, token_file), **options)
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        kind: type[Answer],
-        *,
-        body: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Answer:
-        try:
-            response = self._client.request(method, self._url + path, json=body, headers=headers)
-        except httpx.InvalidURL as error:
-            raise click.UsageError(f"--url {self._url!r} is no URL: {error}.") from None
-        except httpx.UnsupportedProtocol:
-            raise click.UsageError(f"--url {self._url!r} must begin with http:// or https://.") from None
-        except (UnicodeEncodeError, httpx.LocalProtocolError):
-            raise click.UsageError("--key has characters in it that can't be sent: use printable ASCII.") from None
-        except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise Unreachable(f"no answer from {self._url} ({reason}): is the engine running?") from None
-        try:
-            if response.is_success:
-                return msgspec.json.decode(response.content, type=kind)
-            problem = msgspec.json.decode(response.content, type=ProblemDetails)
-        except msgspec.DecodeError:
-            raise Unreachable(
-                f"{self._url} answered {response.status_code}, but not like a transfer engine: check --url"
-            ) from None
-        raise RefusedRemotely(problem)
+    url = click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="The engine to talk to.")
+    token_file = click.option(
+        "--token-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"A file with the token to ask with.  [{TOKEN_VARIABLE}: the token itself]",
+    )
+    return url(token_file(with_remote))
+
+
+async def find_asset(client: "Client", name: str) -> "AssetInfo":
+    """Return an asset by its symbol or number.
+
+    Raises:
+        click.UsageError: there is none.
+    """
+    assets = await client.assets()
+    for asset in assets:
+        if name.upper() == asset.symbol or name == str(asset.asset_id):
+            return asset
+    symbols = ", ".join(asset.symbol for asset in assets)
+    raise click.UsageError(f"--asset {name!r} is unknown: use one of {symbols}.")
+
+
+def minor_units(amount: str, asset: "AssetInfo") -> int:
+    """Return an amount of the command line in minor units.
+
+    Raises:
+        click.UsageError: it is none.
+    """
+    try:
+        return parse_amount(amount, asset.decimals)
+    except InvalidAmount as error:
+        decimals = f" ({asset.symbol} has {asset.decimals})" if "decimals" in str(error) else ""
+        raise click.UsageError(f"--{error}{decimals}.") from None
+
+
+def shown(amount: int, asset: "AssetInfo") -> str:
+    """Return an amount in minor units for people."""
+    return format_amount(amount, asset.decimals)
+
+
+def _of_the_command_line(text: str) -> str:
+    return text.replace("check the address", "check --url")

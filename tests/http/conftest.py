@@ -17,6 +17,7 @@ CONFIG = {
     "service_timeout_ms": 300,
     "scan_interval_ms": 50,
     "stale_after_ms": 50,
+    "alert_retries": 1_000,
 }
 
 

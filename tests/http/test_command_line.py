@@ -2,6 +2,7 @@
 
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,35 @@ def test_a_confirmed_resolution(terminal: Terminal, server: Server) -> None:
     confirmed = run_command("resolve", terminal.req_id, "--post", "--url", server.url, text_in="y\n")
     assert confirmed.returncode == 0
     assert f"{terminal.req_id} is committed" in confirmed.stdout
+
+
+def test_a_history(terminal: Terminal) -> None:
+    terminal.run(*credit(10, "5"))
+    for amount in ("1", "2"):
+        terminal.run(*transfer(10, amount))
+    assert terminal.run("history", "--user", "10") == 0
+    lines = terminal.out.splitlines()
+    assert len(lines) == 3
+    assert "2.00000000 USDT funding → trading" in lines[0]
+    assert "committed" in lines[0]
+    assert terminal.run("history", "--user", "10", "--limit", "1", "--asset", "USDT") == 0
+    assert terminal.out.splitlines() == lines[:1]
+    assert terminal.run("history", "--user", "778") == 0
+    assert terminal.out == "no transfers\n"
+    assert terminal.run("history", "--user", "10", "--asset", "DOGE") == 1
+    assert "DOGE" in terminal.err
+
+
+def test_a_token_by_file_or_variable(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "token"
+    path.write_text("a.b.c\n")
+    assert terminal.run("balances", "1", "--token-file", str(path)) == 0
+    assert terminal.run("balances", "1", "--token-file", str(tmp_path / "none")) == 2
+    assert "--token-file" in terminal.err
+    monkeypatch.setenv("TRANSFER_ENGINE_TOKEN", "line\nbreak")
+    assert terminal.run("balances", "1") == 2
+    assert "token" in terminal.err
+    assert "break" not in terminal.err
 
 
 def test_no_accounts(terminal: Terminal) -> None:
