@@ -223,7 +223,6 @@ class JwksUrl:
     async def run(self) -> None:
         """Ask again and again until cancelled; no fault ends it."""
         while True:
-            self._wanted = trio.Event()
             self._is_asking = True
             try:
                 await self._ask_once()
@@ -232,6 +231,7 @@ class JwksUrl:
                 self._answered_at = trio.current_time()
                 self._answered.set()
                 self._answered = trio.Event()
+            self._wanted = trio.Event()  # whoever came meanwhile has the answer, too
             pause_s = _RETRIES.ceiling_ms(self._faults) / 1_000 if self._faults else self._refresh_s
             with trio.move_on_after(pause_s):
                 await self._wanted.wait()
