@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from transfer_engine.engine.outcomes import RefusalCode
+from transfer_engine.http.batch_bodies import TRANSFERS_MOST
 from transfer_engine.http.messages import JSON, NDJSON, PROBLEM_JSON
 from transfer_engine.http.operations import GROUPS, TRACEPARENT, Code, Listing, Operation, Parameter
 from transfer_engine.http.problem_meanings import MEANING_OF_CODE
@@ -194,7 +195,7 @@ class _Schemas:
         else:
             kinds = [self.of(kind) for kind in body.kinds]
             one = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-            entries = {"type": "array", "items": one}
+            entries = {"type": "array", "minItems": 1, "maxItems": TRANSFERS_MOST, "items": one}
             content["schema"] = {"type": "object", "properties": {body.member: entries}, "required": [body.member]}
             if media_type == LINES:
                 content["schema"] = {"type": "string", "description": "One of these a line.", "contentSchema": one}
@@ -206,11 +207,12 @@ class _Schemas:
 
 
 def _readable(schema: Any) -> Any:
-    """Turn descriptions that come from docstrings into Markdown."""
+    """Turn descriptions that come from docstrings into Markdown. Sets may name a member twice: nobody minds."""
     if isinstance(schema, Mapping):
         return {
             key: markdown(value) if key == "description" and isinstance(value, str) else _readable(value)
             for key, value in schema.items()
+            if key != "uniqueItems"
         }
     return [_readable(value) for value in schema] if isinstance(schema, list | tuple) else schema
 

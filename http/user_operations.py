@@ -51,7 +51,7 @@ _REQUEST_ID: Final = Parameter(
     name="request_id",
     place="path",
     description="The transfer's `request_id`, a decimal number in a string, or its `req_id`, a UUID.",
-    schema={"type": "string", "minLength": 1},
+    schema={"type": "string", "pattern": "^(0|[1-9][0-9]{0,38}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"},
     is_required=True,
     example=EXAMPLE_REQUEST_ID,
 )

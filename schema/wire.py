@@ -3,18 +3,27 @@
 A description in a field's ``Meta`` ends the sentence "this field must be …": the doors' error messages use it.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
 
 from transfer_engine.schema.transfers import TransferRecord, TransferState, TransferStatus
 
+_POSITIVE: Final = {"minimum": 1, "maximum": (1 << 63) - 1}
+"""Told to readers of the schema; the engine refuses what is outside, in words of its own."""
+
 ServiceName = Annotated[str, msgspec.Meta(description='the name of a service, a string like "funding"')]
-UserId = Annotated[int, msgspec.Meta(description="a user's number, an integer from 1 to 9223372036854775807")]
+UserId = Annotated[
+    int,
+    msgspec.Meta(description="a user's number, an integer from 1 to 9223372036854775807", extra_json_schema=_POSITIVE),
+]
 AssetId = Annotated[int, msgspec.Meta(description="an asset's number, an integer like 1")]
-Amount = Annotated[int, msgspec.Meta(description="an integer in minor units, from 1 to 9223372036854775807")]
-ActionName = Annotated[str, msgspec.Meta(description='"post" or "void"')]
+Amount = Annotated[
+    int,
+    msgspec.Meta(description="an integer in minor units, from 1 to 9223372036854775807", extra_json_schema=_POSITIVE),
+]
+ActionName = Annotated[str, msgspec.Meta(description='"post" or "void"', extra_json_schema={"enum": ["post", "void"]})]
 OptionalUserId = Annotated[
     int | None, msgspec.Meta(description="a user's number, an integer from 1 to 9223372036854775807, or left out")
 ]
