@@ -284,7 +284,7 @@ async def fetch_key_set(url: str) -> bytes:
             async with client.stream("GET", url, headers=headers) as response:
                 return await _read_answer(response)
     except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
-        raise KeysUnusable(f"it does not answer: {str(error) or type(error).__name__}") from None
+        raise KeysUnusable(f"it does not answer: {_words(error)}") from None
 
 
 async def _read_answer(response: httpx.Response) -> bytes:
@@ -293,11 +293,26 @@ async def _read_answer(response: httpx.Response) -> bytes:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise KeysUnusable("it answers compressed, which was not asked for")
     raw = b""
-    async for chunk in response.aiter_raw():
-        raw += chunk
-        if len(raw) > KEY_SET_BYTES_MOST:
-            raise KeysUnusable(f"its answer is larger than {KEY_SET_BYTES_MOST >> 10} KiB")
+    try:
+        async for chunk in response.aiter_raw():
+            raw += chunk
+            if len(raw) > KEY_SET_BYTES_MOST:
+                # The loop is left by the error that follows: its generators would be left open by anything else.
+                await response.aclose()
+    except httpx.HTTPError:
+        if len(raw) <= KEY_SET_BYTES_MOST:
+            raise
+    if len(raw) > KEY_SET_BYTES_MOST:
+        raise KeysUnusable(f"its answer is larger than {KEY_SET_BYTES_MOST >> 10} KiB")
     return raw
+
+
+def _words(error: BaseException) -> str:
+    """Return what an error says, or else the error that it comes from: httpx wraps some without a word."""
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return str(cause) if cause is not None else type(error).__name__
 
 
 def _tell_skipped(setting: str, keys: KeySet) -> None:
