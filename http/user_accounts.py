@@ -1,4 +1,4 @@
-"""The second API's accounts: what a user holds, and the assets there are."""
+"""The second API's accounts: what a user holds and may move, and the assets there are."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,8 +12,9 @@ from transfer_engine.http.messages import Request, Response
 from transfer_engine.http.problems import Flavour
 from transfer_engine.http.queries import asked_user, parse_query
 from transfer_engine.http.routes import Route
+from transfer_engine.http.user_api import TRANSFERS_PATH
 from transfer_engine.http.user_names import UserNames
-from transfer_engine.schema.user_wire import Success, UserAssets, UserBalances
+from transfer_engine.schema.user_wire import Success, UserAssets, UserBalances, UserLimits
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -39,6 +40,22 @@ class UserAccountsApi:
             ),
             Route(
                 "GET",
+                "/api/v1/user/limits",
+                self.limits,
+                Scope.READ,
+                flavour=Flavour.USER,
+                operation=operations.LIMITS,
+            ),
+            Route(
+                "GET",
+                TRANSFERS_PATH + "/limits",
+                self.limits,
+                Scope.READ,
+                flavour=Flavour.USER,
+                operation=operations.TRANSFER_LIMITS,
+            ),
+            Route(
+                "GET",
                 "/api/v1/user/assets",
                 self.assets,
                 Scope.READ,
@@ -52,6 +69,12 @@ class UserAccountsApi:
         user_id = asked_user(parse_query(request.query, ("user_id",)), caller)
         balances = [self._names.balance(balance) for balance in await self._slot.engine.balances(user_id)]
         return Response(200, _encode(Success(data=UserBalances(user_id=user_id, balances=balances))))
+
+    async def limits(self, request: Request, caller: Caller, _parameters: Sequence[str]) -> Response:
+        """Return what a user may move of each asset, now."""
+        user_id = asked_user(parse_query(request.query, ("user_id",)), caller)
+        limits = [self._names.limits(limits) for limits in await self._slot.engine.limits(user_id)]
+        return Response(200, _encode(Success(data=UserLimits(user_id=user_id, limits=limits))))
 
     async def assets(self, request: Request, _caller: Caller, _parameters: Sequence[str]) -> Response:
         """Return the assets."""

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from transfer_engine.engine.limits import AssetLimits
 from transfer_engine.engine.open_transfers import PENDING_MESSAGE
 from transfer_engine.engine.outcomes import Balance, InvalidTransfer, RefusalCode, Refused, TransferOutcome
 from transfer_engine.engine.services.registry import EXTERNAL
@@ -14,6 +15,7 @@ from transfer_engine.schema.user_wire import (
     USER_STATUS_OF_STATE,
     UserAccount,
     UserAsset,
+    UserAssetLimits,
     UserBalance,
     UserTransfer,
 )
@@ -118,9 +120,31 @@ class UserNames:
     def assets(self) -> list[UserAsset]:
         """Return the assets as they are told."""
         return [
-            UserAsset(asset=asset.symbol, asset_id=asset.asset_id, decimals=asset.decimals, enabled=asset.enabled)
+            UserAsset(
+                asset=asset.symbol,
+                asset_id=asset.asset_id,
+                decimals=asset.decimals,
+                enabled=asset.enabled,
+                minimum=format_amount(asset.amount_least, asset.decimals),
+                maximum=format_amount(asset.amount_most, asset.decimals),
+                daily_maximum=_or_none(asset.daily_most, asset.decimals),
+            )
             for asset in self._by_id.values()
         ]
+
+    def limits(self, limits: AssetLimits) -> UserAssetLimits:
+        """Return what a user may move of an asset as it is told."""
+        decimals = limits.decimals
+        return UserAssetLimits(
+            asset=limits.symbol,
+            enabled=limits.enabled,
+            minimum=format_amount(limits.least, decimals),
+            maximum=format_amount(limits.most, decimals),
+            daily_maximum=_or_none(limits.daily_most, decimals),
+            daily_used=_or_none(limits.used, decimals),
+            daily_left=_or_none(limits.left, decimals),
+            resets_at=limits.resets_at,
+        )
 
     def amount(self, minor_units: int, asset_id: int) -> str:
         """Return an amount with all of its asset's decimals; in minor units where the asset is not known any more."""
@@ -134,6 +158,10 @@ class UserNames:
         """Return an asset's symbol; its number where it was taken out of the settings since."""
         asset = self._by_id.get(asset_id)
         return asset.symbol if asset is not None else str(asset_id)
+
+
+def _or_none(minor_units: int | None, decimals: int) -> str | None:
+    return None if minor_units is None else format_amount(minor_units, decimals)
 
 
 def _trouble(outcome: TransferOutcome) -> str | None:

@@ -21,6 +21,7 @@ from transfer_engine.schema.user_wire import (
     Success,
     UserAssets,
     UserBalances,
+    UserLimits,
     UserStatus,
     UserTransfer,
     UserTransferPage,
@@ -202,8 +203,60 @@ ASSETS: Final = Operation(
             body=Success[UserAssets],
             example={
                 "code": 0,
-                "data": {"assets": [{"asset": "USDT", "asset_id": 1, "decimals": 8, "enabled": True}]},
+                "data": {
+                    "assets": [
+                        {
+                            "asset": "USDT",
+                            "asset_id": 1,
+                            "decimals": 8,
+                            "enabled": True,
+                            "minimum": "0.01000000",
+                            "maximum": "10000000.00000000",
+                            "daily_maximum": None,
+                        }
+                    ]
+                },
             },
         ),
     ),
 )
+
+
+def _limits(name: str) -> Operation:
+    return Operation(
+        name=name,
+        group=USER,
+        description="What is daily is null where there is no daily limit.",
+        answers=(
+            Answer(
+                status=200,
+                description="What the user may move of each asset, now.",
+                body=Success[UserLimits],
+                example={
+                    "code": 0,
+                    "data": {
+                        "user_id": 4001,
+                        "limits": [
+                            {
+                                "asset": "USDT",
+                                "enabled": True,
+                                "minimum": "0.01000000",
+                                "maximum": "10000000.00000000",
+                                "daily_maximum": "1000.00000000",
+                                "daily_used": "10.00000000",
+                                "daily_left": "990.00000000",
+                                "resets_at": 1767312000000,
+                            }
+                        ],
+                    },
+                },
+            ),
+        ),
+        parameters=(USER_IN_QUERY,),
+        problems=_NO_USER,
+    )
+
+
+LIMITS: Final = _limits("getUserLimits")
+TRANSFER_LIMITS: Final = _limits("getUserTransferLimits")
+"""The same under the transfers' own path."""

@@ -107,12 +107,43 @@ class UserBalances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UserAsset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An asset: amounts have at most ``decimals`` digits after the point."""
+    """An asset: amounts have at most ``decimals`` digits after the point.
+
+    One transfer may move ``minimum`` to ``maximum``, a user's transfers of a UTC day ``daily_maximum`` together (null:
+    no such limit).
+    """
 
     asset: str
     asset_id: int
     decimals: int
     enabled: bool
+    minimum: str
+    maximum: str
+    daily_maximum: str | None
+
+
+class UserAssetLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user may move of an asset, now; what is daily is null where there is no daily limit.
+
+    ``daily_used`` counts what was moved in this UTC day and what is under way; it begins anew at ``resets_at`` (Unix
+    ms).
+    """
+
+    asset: str
+    enabled: bool
+    minimum: str
+    maximum: str
+    daily_maximum: str | None
+    daily_used: str | None
+    daily_left: str | None
+    resets_at: int | None
+
+
+class UserLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`GET /api/v1/user/limits`."""
+
+    user_id: int
+    limits: list[UserAssetLimits]
 
 
 class UserAssets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -395,6 +395,39 @@ async def test_balances_and_assets_are_ones_own_unless_the_token_is_for_any(toke
     assert (await tokens.ask("GET", "/api/v1/user/assets", caller=MINE, x=1)).problem[1] == "unknown_parameter"
 
 
+async def test_limits_are_told_and_kept(tmp_path: Path) -> None:
+    limited = AssetSettings(
+        asset_id=1, symbol="USDT", decimals=8, amount_least=10**6, amount_most=10**10, daily_most=15 * 10**9
+    )
+    free = AssetSettings(asset_id=2, symbol="JPY", decimals=0)
+    async with open_engine(Settings(data_dir=tmp_path, assets=(limited, free))) as engine:
+        asker = Asker(engine, MINE, ANY)
+        await asker.fund(1)
+        for amount, code in (("0.001", "amount_below_minimum"), ("100.1", "amount_above_maximum")):
+            assert (await asker.ask("POST", PATH, body(amount), caller=MINE)).problem == (422, code, "amount")
+        assert (await asker.ask("POST", PATH, body("100"), caller=MINE)).data["status"] == "success"
+        refused = await asker.ask("POST", PATH, body("50.00000001"), caller=MINE)
+        assert refused.problem == (422, "daily_limit_reached", "amount")
+        told = (await asker.ask("GET", "/api/v1/user/limits", caller=MINE)).data
+        assert (await asker.ask("GET", f"{PATH}/limits", caller=MINE)).data == told
+        assert (await asker.ask("GET", f"{PATH}/limits", caller=ANY, user_id=1)).data == told
+        assert told["user_id"] == 1
+        assert told["limits"][0] == {
+            "asset": "USDT",
+            "enabled": True,
+            "minimum": "0.01000000",
+            "maximum": "100.00000000",
+            "daily_maximum": "150.00000000",
+            "daily_used": "100.00000000",
+            "daily_left": "50.00000000",
+            "resets_at": told["limits"][0]["resets_at"],
+        }
+        assert told["limits"][1]["daily_maximum"] is told["limits"][1]["resets_at"] is None
+        assets = (await asker.ask("GET", "/api/v1/user/assets", caller=MINE)).data["assets"]
+        assert (assets[0]["minimum"], assets[0]["daily_maximum"]) == ("0.01000000", "150.00000000")
+        assert (await asker.ask("GET", "/api/v1/user/limits", caller=MINE, user_id=2)).status == 404
+
+
 async def test_nothing_at_a_path_is_told_in_the_second_apis_way(tokens: Asker) -> None:
     assert (await tokens.ask("GET", "/api/v1/user/nothing", caller=MINE)).problem == (404, "no_such_path", None)
     refused = await tokens.ask("PUT", PATH, caller=MINE)

@@ -247,12 +247,12 @@ async def test_what_has_ended_is_listed_before_its_row_is_durable(
     world: tuple[World, Engine], autojump_clock: object
 ) -> None:
     books, engine = world
-    await engine.credit(user_id=1, account="funding", asset_id=1, amount=1_000)
+    await engine.credit(user_id=1, account="funding", asset_id=2, amount=1_000)
     asker = Asker(engine, MINE)
     day = {"end_time": now_ms() + DAY_MS}
     stop = books.wire.stop("row committed")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(books.ask, engine, "funding", "trading")
+        nursery.start_soon(lambda: books.ask(engine, "funding", "trading", asset_id=2))
         await stop.reached.wait()
         assert len(books.records.rows) == 1
         listed, _ = await walk(asker, limit=1, **day)
@@ -284,7 +284,7 @@ class Writer:
                     target=target,
                     user_id=chance.randint(1, self.users),
                     target_user_id=chance.randint(1, self.users),
-                    asset_id=1,
+                    asset_id=2,
                     amount=chance.choice([1, 5, 10**6]),  # the last one is refused
                 )
             except Overloaded:
@@ -306,7 +306,7 @@ async def test_walks_while_others_write_miss_nothing_and_repeat_nothing(reopenab
     ):
         asker = Asker(engine, *(user(number) for number in range(1, 4)))
         for number in range(1, 4):
-            await engine.credit(user_id=number, account="funding", asset_id=1, amount=1_000)
+            await engine.credit(user_id=number, account="funding", asset_id=2, amount=1_000)
         writer = Writer(engine, 3)
         walks = 0
 
