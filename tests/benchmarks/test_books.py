@@ -5,21 +5,24 @@ import pytest
 from support.memory_records import MemoryRecords
 from transfer_engine.benchmarks.books import Holdings, moved_wrongly, rows_wrong
 from transfer_engine.benchmarks.floors import Supply
+from transfer_engine.benchmarks.loops import AMOUNT
 
-BEFORE = Holdings(funding=1_000, trading=50, pending=0)
+BEFORE = Holdings(funding=100 * AMOUNT, trading=50, pending=0)
+LEFT = 90 * AMOUNT
+CAME = 50 + 10 * AMOUNT
 
 
 def test_what_was_committed_has_moved() -> None:
-    assert moved_wrongly(BEFORE, Holdings(funding=990, trading=60, pending=0), committed=10) == []
+    assert moved_wrongly(BEFORE, Holdings(funding=LEFT, trading=CAME, pending=0), committed=10) == []
 
 
 @pytest.mark.parametrize(
     "after",
     [
-        Holdings(funding=991, trading=60, pending=0),
-        Holdings(funding=990, trading=61, pending=0),
-        Holdings(funding=989, trading=61, pending=0),
-        Holdings(funding=990, trading=60, pending=2),
+        Holdings(funding=LEFT + 1, trading=CAME, pending=0),
+        Holdings(funding=LEFT, trading=CAME + 1, pending=0),
+        Holdings(funding=LEFT - 1, trading=CAME + 1, pending=0),
+        Holdings(funding=LEFT, trading=CAME, pending=2),
     ],
     ids=["too little left", "too much came", "one more moved", "still held"],
 )

@@ -20,7 +20,7 @@ from transfer_engine.engine.engine import Engine
 from transfer_engine.engine.former_lives import FormerLives
 from transfer_engine.engine.legs import account_id
 from transfer_engine.engine.outbox_limits import OutboxLimits
-from transfer_engine.engine.outcomes import KeyReused, Overloaded, Refused, TransferOutcome
+from transfer_engine.engine.outcomes import InvalidTransfer, KeyReused, Overloaded, Refused, TransferOutcome
 from transfer_engine.engine.rebuilding import RebuildReport, rebuild_records
 from transfer_engine.engine.reconciliation import Rules
 from transfer_engine.engine.records.protocol import RecordsUnavailable
@@ -310,7 +310,7 @@ class World:
                 return
             assert (row.source, row.target, row.user_id, row.amount) == asked, (told, row)
         elif told.answer is not None:
-            assert isinstance(told.answer, KeyReused | Overloaded), told
+            assert isinstance(told.answer, KeyReused | Overloaded | InvalidTransfer), told
 
 
 def in_a_loop(program: Callable[[], Awaitable[Any]], **run: Any) -> Any:
