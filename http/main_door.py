@@ -24,6 +24,8 @@ from transfer_engine.http.pages import Pages
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.settings import ServerSettings
 from transfer_engine.http.targets import origin_path
+from transfer_engine.http.websocket_asgi import serve_asgi_websocket
+from transfer_engine.http.websocket_sessions import WebSockets
 
 _DISCARDED_BYTES_MOST: Final = 1 << 20
 """How much of a body that is too large is read and dropped, so that its sender sees the answer before a reset."""
@@ -40,10 +42,11 @@ class MainDoor(QuartTrio):
     the engine's deadline.
     """
 
-    def __init__(self, api: Api, settings: ServerSettings) -> None:
+    def __init__(self, api: Api, settings: ServerSettings, websockets: WebSockets | None = None) -> None:
         super().__init__(__name__, static_folder=None)
         self.register_blueprint(Pages(lambda: api.routes, api.version).blueprint())
         self._api = api
+        self._websockets = websockets
         self._body_bytes_most = settings.body_bytes_most
         self._body_timeout_s = settings.body_timeout_ms / 1_000
         self._pages = self.url_map.bind("localhost")
@@ -55,6 +58,9 @@ class MainDoor(QuartTrio):
             if self._api.has(path) or not self._pages.test(path, scope["method"]):
                 await self._answer(scope, path, receive, send)
                 return
+        elif scope["type"] == "websocket" and self._websockets is not None:
+            await serve_asgi_websocket(self._websockets, scope, receive, send)
+            return
         await super().asgi_app(scope, receive, send)
 
     async def _answer(self, scope: HTTPScope, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

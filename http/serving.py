@@ -27,6 +27,9 @@ from transfer_engine.http.main_door import MainDoor
 from transfer_engine.http.rate_limits import rate_limits_of
 from transfer_engine.http.settings import ServerSettings
 from transfer_engine.http.tokens import open_authenticator
+from transfer_engine.http.user_names import UserNames
+from transfer_engine.http.webhooks import running_webhooks
+from transfer_engine.http.websocket_asgi import install as install_frames
 from transfer_engine.http.websocket_sessions import WebSockets
 from transfer_engine.http.websocket_upgrade import serve_websocket
 
@@ -91,7 +94,7 @@ async def run_server(settings: ServerSettings, announce: Callable[[Addresses], N
     opening = Opening()
     access_log = access_log_of(settings)
     gate = Gate(authenticator, rate_limits_of(settings))
-    api = Api(settings, version=VERSION, opening=opening, gate=gate, access_log=access_log)
+    api = Api(settings, version=VERSION, opening=opening, gate=gate, access_log=access_log, webhooks=settings.webhooks)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
@@ -101,7 +104,8 @@ async def run_server(settings: ServerSettings, announce: Callable[[Addresses], N
                     async with (
                         access_log.running() if access_log is not None else nullcontext(),
                         _open_doors(api, settings, main, express, life.stopping) as closed,
-                        open_engine(settings, opening=opening) as engine,
+                        open_engine(settings, opening=opening, outbox=settings.webhooks.limits()) as engine,
+                        _telling(api, settings, engine),
                     ):
                         life.engine = engine
                         api.serve(engine)
@@ -114,6 +118,17 @@ async def run_server(settings: ServerSettings, announce: Callable[[Addresses], N
     finally:
         for listener in (*main, *express):
             listener.close()
+
+
+@asynccontextmanager
+async def _telling(api: Api, settings: ServerSettings, engine: Engine) -> AsyncIterator[None]:
+    """Tell users' endpoints of what has ended, if they are to be told, for as long as the context lasts."""
+    if engine.outbox is None:
+        yield
+        return
+    async with running_webhooks(engine.outbox, settings.webhooks, UserNames(settings), VERSION) as webhooks:
+        api.webhooks.running = webhooks
+        yield
 
 
 def _open_ports(settings: ServerSettings) -> tuple[list[socket.socket], list[socket.socket]]:
@@ -172,7 +187,10 @@ async def _open_doors(
     )
     async with trio.open_nursery(strict_exception_groups=True) as nursery:
         nursery.start_soon(websockets.run, stopping)
-        await nursery.start(serve, partial(_serve_main, api, settings, _listeners(main), stopping, graceful_s))
+        await nursery.start(
+            serve,
+            partial(_serve_main, MainDoor(api, settings, websockets), settings, _listeners(main), stopping, graceful_s),
+        )
         if express:
             door = ExpressDoor(api, settings, partial(serve_websocket, websockets))
             serve_express = partial(door.serve, _listeners(express), stopping, graceful_s=graceful_s)
@@ -186,7 +204,7 @@ def _listeners(sockets: Sequence[socket.socket]) -> list[trio.SocketListener]:
 
 
 async def _serve_main(
-    api: Api,
+    door: MainDoor,
     settings: ServerSettings,
     listeners: Sequence[trio.SocketListener],
     stopping: trio.Event,
@@ -194,6 +212,7 @@ async def _serve_main(
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
+    install_frames()
     config = Config()
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
@@ -204,7 +223,8 @@ async def _serve_main(
         send_timeout_s=settings.send_timeout_ms / 1_000,
         graceful_s=graceful_s,
     )
-    await serve_connections(MainDoor(api, settings), config, listeners, limits, stopping, task_status=task_status)
+    config.websocket_max_message_size = settings.websocket.message_bytes_most
+    await serve_connections(door, config, listeners, limits, stopping, task_status=task_status)
 
 
 async def _obey(signals: AsyncIterator[int], life: _Life) -> None:

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 Message = str | bytes
 """A text frame's content, or a binary one's."""
@@ -33,11 +33,10 @@ class ConnectionEnded(Exception):
 class Connection(Protocol):
     """One client's websocket. One task receives, another one sends; either may be cancelled, which ends both uses."""
 
-    last_heard_at: float
-    """When the client last proved to be there (trio's clock)."""
-
-    answers_pings: bool
-    """Whether :meth:`ping` makes a client that is there move :attr:`last_heard_at`."""
+    @property
+    def last_heard_at(self) -> float:
+        """When the client last proved to be there (trio's clock); an answer to :meth:`ping` proves it."""
+        ...
 
     on_control: Callable[[], None]
     """Called when there is something to send that is no message: :meth:`send` is then to be called, if with nothing."""
@@ -75,3 +74,15 @@ class MessageRefused(Exception):
         super().__init__(reason)
         self.code = code
         self.reason = reason
+
+
+CODE_OF_FAULT: Final = {1002: CloseCode.PROTOCOL_ERROR, 1007: CloseCode.BAD_UTF8, 1009: CloseCode.TOO_LARGE}
+"""The codes by which a parser of frames says what is wrong with them."""
+
+_REASON_BYTES_MOST: Final = 123
+"""What a close frame has room for."""
+
+
+def reason_that_fits(reason: str) -> str:
+    """Return as much of a reason as a close frame holds."""
+    return reason.encode()[:_REASON_BYTES_MOST].decode(errors="ignore")

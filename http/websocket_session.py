@@ -80,6 +80,7 @@ class Session:
         self._faults_in_a_row = 0
         self._refused_in_a_row = 0
         self._is_lagging = False
+        self._is_asked = False
         self._ending: tuple[CloseCode, str] | None = None
         self._answered = trio.Event()
         self._reading = trio.CancelScope()
@@ -145,12 +146,14 @@ class Session:
                 self.end(CloseCode.UNAUTHENTICATED, "no token came in time")
         elif caller.expires_at is not None and self._parts.now_s() >= caller.expires_at:
             self.end(CloseCode.UNAUTHENTICATED, "the token has expired")
-        if self._connection.answers_pings:
-            silent_s = now - self._connection.last_heard_at
-            if silent_s > 2 * settings.ping_interval_ms / 1_000:
-                self.cut()
-            elif silent_s > settings.ping_interval_ms / 1_000:
-                self._connection.ping()
+        silent_s = now - self._connection.last_heard_at
+        if silent_s > 2 * settings.ping_interval_ms / 1_000:
+            self.cut()
+        elif silent_s > settings.ping_interval_ms / 1_000 and not self._is_asked:
+            self._is_asked = True
+            self._connection.ping()
+        elif silent_s <= settings.ping_interval_ms / 1_000:
+            self._is_asked = False
 
     # What requests need of their session.
 

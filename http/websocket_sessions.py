@@ -11,7 +11,7 @@ from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller
 from transfer_engine.http.messages import Request
-from transfer_engine.http.problems import Rejected
+from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.websocket_connection import CloseCode, Connection
 from transfer_engine.http.websocket_session import Session, SessionParts
 from transfer_engine.http.websocket_settings import WebSocketSettings
@@ -94,6 +94,8 @@ class WebSockets:
             Rejected: a token that is not valid, a page of another site, or too many from one address: answer by HTTP,
                 and do not upgrade.
         """
+        if request.path != PATH:
+            raise Rejected(ProblemCode.NO_SUCH_PATH, f"there is no websocket at this path: use {PATH}")
         gate = self._parts.gate
         gate.arrived(request)
         gate.require_local_page(request.host, request.origin)

@@ -14,15 +14,20 @@ from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
 
-from transfer_engine.http.websocket_connection import CloseCode, ConnectionEnded, Message, MessageRefused
+from transfer_engine.http.websocket_connection import (
+    CODE_OF_FAULT,
+    CloseCode,
+    ConnectionEnded,
+    Message,
+    MessageRefused,
+    reason_that_fits,
+)
 
 RECEIVE_BYTES: Final = 16 << 10
 _CLOSE_S: Final = 2.0
 """How long a client may take to answer that the connection is closed."""
-_REASON_BYTES_MOST: Final = 123
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
-_CODE_OF_FAULT: Final = {1002: CloseCode.PROTOCOL_ERROR, 1007: CloseCode.BAD_UTF8, 1009: CloseCode.TOO_LARGE}
 
 
 class StreamConnection:
@@ -43,14 +48,12 @@ class StreamConnection:
         "_parts",
         "_pong",
         "_stream",
-        "answers_pings",
         "last_heard_at",
         "on_control",
     )
 
     def __init__(self, stream: trio.abc.Stream, *, message_bytes_most: int, rest: bytes = b"") -> None:
         self.last_heard_at = trio.current_time()
-        self.answers_pings = True
         self.on_control: Callable[[], None] = _nothing
         self._stream = stream
         self._message_bytes_most = message_bytes_most
@@ -112,7 +115,7 @@ class StreamConnection:
 
     async def close(self, code: int, reason: str) -> None:
         """Close, and wait for the client to do so for a moment; nobody may be receiving."""
-        farewell = CloseConnection(code=code, reason=reason.encode()[:_REASON_BYTES_MOST].decode(errors="ignore"))
+        farewell = CloseConnection(code=code, reason=reason_that_fits(reason))
         try:
             with trio.move_on_after(_CLOSE_S):
                 await self._stream.send_all(self._frames.send(farewell))
@@ -166,7 +169,7 @@ class StreamConnection:
     def _end(self, event: CloseConnection) -> Exception:
         if self._frames.state is ConnectionState.REMOTE_CLOSING:
             return ClosedByClient(event.code)
-        return MessageRefused(_CODE_OF_FAULT.get(event.code, CloseCode.PROTOCOL_ERROR), event.reason or "")
+        return MessageRefused(CODE_OF_FAULT.get(event.code, CloseCode.PROTOCOL_ERROR), event.reason or "")
 
 
 class ClosedByClient(ConnectionEnded):

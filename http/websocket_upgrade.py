@@ -11,7 +11,7 @@ from wsproto.utilities import generate_accept_token
 from transfer_engine.http.express_answers import Answers
 from transfer_engine.http.express_requests import Upgrade
 from transfer_engine.http.problems import Flavour, ProblemCode, Rejected, problem_of_rejection
-from transfer_engine.http.websocket_sessions import PATH, WebSockets
+from transfer_engine.http.websocket_sessions import WebSockets
 from transfer_engine.http.websocket_stream import StreamConnection
 
 _VERSION: Final = b"13"
@@ -30,7 +30,7 @@ async def serve_websocket(
     Cancellation cuts it. That the server stops is told to all websockets at once, by :meth:`WebSockets.stop`.
     """
     try:
-        key = require_handshake(upgrade.request.path, upgrade.protocols, upgrade.headers)
+        key = require_handshake(upgrade.protocols, upgrade.headers)
         admitted = await websockets.admit(upgrade.request)
     except Rejected as rejected:
         admitted = None
@@ -46,11 +46,10 @@ async def serve_websocket(
         await websockets.serve(StreamConnection(stream, message_bytes_most=bound, rest=upgrade.rest), admitted)
 
 
-def require_handshake(path: str, protocols: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+def require_handshake(protocols: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Return the key of a handshake.
 
     Args:
-        path: what is asked for.
         protocols: the values of the ``Upgrade`` headers.
         headers: the request's, with their names in lower case.
 
@@ -59,8 +58,6 @@ def require_handshake(path: str, protocols: Sequence[bytes], headers: Sequence[t
     """
     if not any(name.strip().lower() == b"websocket" for value in protocols for name in value.split(b",")):
         raise Rejected(ProblemCode.MALFORMED_REQUEST, "Upgrade must be websocket: nothing else is spoken here")
-    if path != PATH:
-        raise Rejected(ProblemCode.NO_SUCH_PATH, f"there is no websocket at this path: use {PATH}")
     versions = [value for name, value in headers if name == b"sec-websocket-version"]
     if versions != [_VERSION]:
         raise Rejected(

@@ -20,7 +20,6 @@ class PairedConnection:
 
     def __init__(self) -> None:
         self.last_heard_at = trio.current_time()
-        self.answers_pings = True
         self.closed_by_server: tuple[int, str] | None = None
         self.pings = 0
         self.on_control: Callable[[], None] = lambda: None
