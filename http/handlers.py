@@ -38,6 +38,8 @@ from transfer_engine.http.user_accounts import UserAccountsApi
 from transfer_engine.http.user_api import UserApi
 from transfer_engine.http.user_history import UserHistoryApi
 from transfer_engine.http.user_names import UserNames
+from transfer_engine.http.webhook_api import WebhookApi
+from transfer_engine.http.webhook_settings import WebhookSettings
 
 if TYPE_CHECKING:
     from transfer_engine.engine import Engine
@@ -61,6 +63,7 @@ class Api:
         opening: Opening | None = None,
         gate: Gate | None = None,
         access_log: AccessLog | None = None,
+        webhooks: WebhookSettings | None = None,
     ) -> None:
         self._access_log = access_log
         self.version: Final = version
@@ -68,12 +71,14 @@ class Api:
         self.slot = EngineSlot(opening or Opening())
         assets = [asset.asset() for asset in settings.assets]
         names = UserNames(settings)
+        self.webhooks: Final = WebhookApi(self.slot, webhooks or WebhookSettings())
         groups = (
             FirstApi(self.slot, assets),
             UserApi(self.slot, names),
             UserHistoryApi(self.slot, names),
             UserAccountsApi(self.slot, names),
             BatchApi(self.slot, self.gate),
+            self.webhooks,
             AdminApi(self.slot),
             HealthApi(self.slot, version),
             OpenApiApi(lambda: self.routes, version),

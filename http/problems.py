@@ -40,6 +40,8 @@ class ProblemCode(enum.StrEnum):
     UNKNOWN_OP = "unknown_op"
     NO_SUCH_PATH = "no_such_path"
     NO_SUCH_CORE = "no_such_core"
+    NO_SUCH_WEBHOOK = "no_such_webhook"
+    WEBHOOKS_DISABLED = "webhooks_disabled"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     MALFORMED_REQUEST = "malformed_request"
     TARGET_TOO_LONG = "target_too_long"
@@ -80,6 +82,8 @@ STATUS_OF_PROBLEM: Final = {
     ProblemCode.UNKNOWN_OP: 422,
     ProblemCode.NO_SUCH_PATH: 404,
     ProblemCode.NO_SUCH_CORE: 404,
+    ProblemCode.NO_SUCH_WEBHOOK: 404,
+    ProblemCode.WEBHOOKS_DISABLED: 404,
     ProblemCode.METHOD_NOT_ALLOWED: 405,
     ProblemCode.MALFORMED_REQUEST: 400,
     ProblemCode.TARGET_TOO_LONG: 414,
@@ -183,6 +187,8 @@ NUMBER_OF_CODE: Final = {
     # 40xx: what is not there
     "not_found": 4000,
     "no_such_core": 4001,
+    "no_such_webhook": 4002,
+    "webhooks_disabled": 4003,
     # 50xx: the server, now
     "internal": 5000,
     "unavailable": 5001,
