@@ -43,7 +43,14 @@ async def used(engine: Engine, user_id: int = 1) -> int | None:
 
 
 @pytest.fixture
-async def world() -> World:
+def born_ms() -> int:
+    """What all clocks say at first."""
+    return BORN_MS
+
+
+@pytest.fixture
+async def world(born_ms: int, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr("support.engines.BORN_MS", born_ms)
     world = World()
     await world.fund(1, 2)
     return world
@@ -228,16 +235,11 @@ async def test_sums_survive_a_restart(world: World) -> None:
         assert code(await world.ask(engine, "funding", "trading", amount=150)) == "committed"
 
 
-@pytest.fixture
-def is_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All clocks say that it is two minutes to midnight."""
-    monkeypatch.setattr("support.engines.BORN_MS", RESETS_AT - 120_000)
+TWO_MINUTES_TO_MIDNIGHT = pytest.mark.parametrize("born_ms", [RESETS_AT - 120_000])
 
 
-@pytest.mark.usefixtures("is_late")
-async def test_midnight() -> None:
-    world = World()
-    await world.fund(1, 2)
+@TWO_MINUTES_TO_MIDNIGHT
+async def test_midnight(world: World) -> None:
     async with world.engine(assets=usdt(daily_most=250)) as engine:
         await trio.sleep((RESETS_AT - now_ms()) / 1000 - 1)
         assert code(await world.ask(engine, "funding", "trading", amount=200)) == "committed"
@@ -251,10 +253,8 @@ async def test_midnight() -> None:
         assert await used(engine) == 250, "yesterday's rows are in the history, and don't count"
 
 
-@pytest.mark.usefixtures("is_late")
-async def test_what_is_under_way_over_midnight_counts_to_the_day_until_it_ends_as_yesterdays() -> None:
-    world = World()
-    await world.fund(1)
+@TWO_MINUTES_TO_MIDNIGHT
+async def test_what_is_under_way_over_midnight_counts_to_the_day_until_it_ends_as_yesterdays(world: World) -> None:
     async with world.engine(assets=usdt(daily_most=250)) as engine:
         await trio.sleep((RESETS_AT - now_ms()) / 1000 - 5)
         world.wire.down.add(FREEZING)
