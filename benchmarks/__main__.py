@@ -6,7 +6,7 @@ from typing import Any
 import click
 import trio
 
-from transfer_engine.benchmarks.http_door import run_http
+from transfer_engine.benchmarks.door_commands import http
 from transfer_engine.benchmarks.in_process import HALF, Plan, run_in_process
 from transfer_engine.benchmarks.loops import Arrivals, Loop
 from transfer_engine.benchmarks.memory import run_memory
@@ -34,7 +34,7 @@ def main(context: click.Context) -> None:
     """Measure the engine; without a command: in process, then over HTTP, both briefly."""
     if context.invoked_subcommand is None:
         _measure_in_process(Plan(), {})
-        context.invoke(http, connections=32, seconds=4, rounds=2)
+        context.invoke(http, seconds=4, rounds=2)
 
 
 @main.command("in-process")
@@ -102,24 +102,6 @@ def _measure_in_process(plan: Plan, chosen: dict[str, Any]) -> None:
 
 
 @main.command()
-@click.option("--connections", default=32, show_default=True)
-@click.option("--seconds", default=5.0, show_default=True, help="Length of a round.")
-@click.option("--rounds", default=3, show_default=True, help="Rounds of each server, in turn.")
-def http(connections: int, seconds: float, rounds: int) -> None:
-    """One transfer a request over the main door, against an empty quart-trio POST."""
-    result = trio.run(lambda: run_http(connections=connections, seconds=seconds, rounds=rounds))
-    for name, load in (("empty quart-trio POST", result.floor), ("POST /api/v1/transfer", result.door)):
-        for each in load:
-            print(
-                f"{name:>22}: {each.rate:7,.0f} requests/s  p50 {each.p50_ms:.1f} ms  p99 {each.p99_ms:.1f} ms  "
-                f"{each.statuses}"
-            )
-    print(f"door / floor: {result.ratio:.2f}")
-    if any(status != 200 for each in result.door for status in each.statuses):
-        sys.exit("some transfers were not committed")
-
-
-@main.command()
 @click.option("--transfers", default=1_000_000, show_default=True)
 @click.option("--steps", default=10, show_default=True)
 @click.option("--users", default=100_000, show_default=True, help="Users that are touched once.")
@@ -128,6 +110,8 @@ def memory(transfers: int, steps: int, users: int) -> None:
     tune_garbage_collection()
     trio.run(lambda: run_memory(transfers=transfers, steps=steps, users=users, tell=print))
 
+
+main.add_command(http)
 
 if __name__ == "__main__":
     main()
