@@ -79,6 +79,8 @@ class AccessLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """How many transfers a batch asked for."""
     code: str | None = None
     """Of the problem."""
+    op: str | None = None
+    """What a websocket's message asked for."""
 
 
 class AccessLogStatistics(msgspec.Struct, frozen=True):
@@ -167,6 +169,7 @@ class AccessLog:
             about.replayed,
             about.count,
             about.code,
+            about.op,
         )
         lines = self._lines
         if len(lines) == _LINES_MOST:

@@ -65,7 +65,7 @@ class Api:
         access_log: AccessLog | None = None,
         webhooks: WebhookSettings | None = None,
     ) -> None:
-        self._access_log = access_log
+        self.access_log = access_log
         self.version: Final = version
         self.gate = gate or Gate(NoTokens())
         self.slot = EngineSlot(opening or Opening())
@@ -116,8 +116,8 @@ class Api:
             response, template, caller = await self._answer(request)
         finally:
             leave(entered)
-        if self._access_log is not None and response.about is not None:
-            self._access_log.record(request.method[:16], template, response, trace, started, caller, request.peer)
+        if self.access_log is not None and response.about is not None:
+            self.access_log.record(request.method[:16], template, response, trace, started, caller, request.peer)
         return _traced(response, trace, is_theirs=theirs is not None)
 
     def refuse(self, rejected: Rejected, request: Request) -> Response:
@@ -126,10 +126,10 @@ class Api:
         trace = theirs or begin_trace()
         found = self._table.find(request.path)
         response = self._counted_refusal(rejected, request)
-        if self._access_log is not None:
+        if self.access_log is not None:
             template = found[0].template if found is not None else NO_ENDPOINT
             started = time.perf_counter()
-            self._access_log.record(request.method[:16], template, response, trace, started, None, request.peer)
+            self.access_log.record(request.method[:16], template, response, trace, started, None, request.peer)
         return _traced(response, trace, is_theirs=theirs is not None)
 
     async def _answer(self, request: Request) -> tuple[Response, str, Caller | None]:

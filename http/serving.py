@@ -184,6 +184,7 @@ async def _open_doors(
         settings.websocket,
         deadline_ms=settings.deadline_ms,
         send_timeout_ms=settings.send_timeout_ms,
+        access_log=api.access_log,
     )
     async with trio.open_nursery(strict_exception_groups=True) as nursery:
         nursery.start_soon(websockets.run, stopping)

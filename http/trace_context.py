@@ -46,6 +46,11 @@ def begin_trace() -> Trace:
     return Trace(digits[:32], digits[32:])
 
 
+def span_of(trace: Trace) -> Trace:
+    """Return another span of a trace."""
+    return Trace(trace.trace_id, f"{_random_bits(64):016x}", trace.flags)
+
+
 def take_over(traceparent: bytes) -> Trace | None:
     """Return a new span of the client's trace, or None where the header is none: whatever is invalid is left out."""
     found = _TRACEPARENT.fullmatch(traceparent)

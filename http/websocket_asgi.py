@@ -20,7 +20,7 @@ from wsproto.events import BytesMessage, CloseConnection, Message, Ping, TextMes
 from wsproto.utilities import LocalProtocolError
 
 from transfer_engine.http.messages import Request as HandlerRequest
-from transfer_engine.http.problems import Flavour, Rejected, problem_of_rejection
+from transfer_engine.http.problems import Rejected
 from transfer_engine.http.targets import origin_path
 from transfer_engine.http.websocket_connection import (
     CODE_OF_FAULT,
@@ -162,10 +162,11 @@ async def serve_asgi_websocket(
 ) -> None:
     """Answer a handshake, and serve the websocket to its end, if it is to be one. Cancellation cuts it."""
     await receive()  # that it wants to connect
+    request = _request_of(scope)
     try:
-        admitted = await websockets.admit(_request_of(scope))
+        admitted = await websockets.admit(request)
     except Rejected as rejected:
-        response = problem_of_rejection(rejected).response(Flavour.PLAIN)
+        response = websockets.refusal(request, rejected)
         headers = [
             (b"content-type", response.media_type),
             (b"content-length", b"%d" % len(response.body)),

@@ -1,5 +1,6 @@
 """What the requests of a websocket do: each has one answer, at once or later, in any order."""
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from transfer_engine.engine.callers import Answer as EngineAnswer
+from transfer_engine.engine.callers import TransferOrder
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode, Refused, TransferNotFound, TransferOutcome
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.identity import Scope
@@ -21,6 +23,7 @@ from transfer_engine.http.transfer_items import (
     result_of,
     transfer_error,
 )
+from transfer_engine.http.websocket_log import MessageLog
 from transfer_engine.http.websocket_messages import (
     Answer,
     BalancesCall,
@@ -55,8 +58,9 @@ _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 class Requests:
     """Carries out the requests of one connection."""
 
-    def __init__(self, asker: Asker, slot: EngineSlot, *, subscriptions_most: int) -> None:
+    def __init__(self, asker: Asker, slot: EngineSlot, log: MessageLog, *, subscriptions_most: int) -> None:
         self._asker = asker
+        self._log = log
         self._slot = slot
         self._subscriptions_most = subscriptions_most
         self._told: dict[int, tuple[Subscription, Told]] = {}
@@ -69,6 +73,7 @@ class Requests:
             is_transfer = isinstance(call, TransferCall)
             problem = problem_of(refusal, is_safe=True)
             error = transfer_error(refusal, is_keyed=True) if is_transfer else error_details(problem)
+            self._log.refused(_op(call), refusal, self._asker.caller)
             self._asker.tell(Answer(call.id, _op(call), False, error=error), encode)
 
     def transfer(self, call: TransferCall, encode: Encode) -> None:
@@ -76,9 +81,17 @@ class Requests:
         order = order_of(call, self._asker.require(Scope.WRITE))
         engine = self._slot.engine
         self._asker.began()
-        engine.submit(order, partial(self._transferred, call, encode))
+        engine.submit(order, partial(self._transferred, call, order, encode, time.perf_counter()))
 
-    def _transferred(self, call: TransferCall, encode: Encode, answer: EngineAnswer | Exception) -> None:
+    def _transferred(
+        self,
+        call: TransferCall,
+        order: TransferOrder,
+        encode: Encode,
+        started: float,
+        answer: EngineAnswer | Exception,
+    ) -> None:
+        self._log.transferred(order, answer, started)
         if isinstance(answer, TransferOutcome):
             self._asker.answer(Answer(call.id, "transfer", True, result_of(answer)), encode)
         else:
@@ -99,7 +112,7 @@ class Requests:
         caller = self._asker.require(Scope.WRITE, len(items))
         submit = self._slot.engine.submit
         self._asker.began(len(items))
-        batch = _Batch(self._asker, call, encode)
+        batch = _Batch(self._asker, call, encode, self._log)
         is_text = encode is encode_text
         for index, raw in enumerate(items):
             try:
@@ -152,6 +165,7 @@ class Requests:
         except Exception as fault:  # noqa: BLE001  whatever it is, the client gets an answer
             if not isinstance(fault, Rejected | Refused):
                 _log.error("request failed", op=_op(call), exc_info=fault)
+            self._log.refused(_op(call), fault, self._asker.caller)
             answer = Answer(call.id, _op(call), False, error=error_details(problem_of(fault, is_safe=True)))
         self._asker.answer(answer, encode)
 
@@ -210,9 +224,11 @@ class Requests:
 class _Batch:
     """A batch under way: answered when the last of its transfers is."""
 
-    __slots__ = ("_asker", "_call", "_encode", "_entries", "_left")
+    __slots__ = ("_asker", "_call", "_encode", "_entries", "_left", "_log", "_started")
 
-    def __init__(self, asker: Asker, call: BatchCall, encode: Encode) -> None:
+    def __init__(self, asker: Asker, call: BatchCall, encode: Encode, log: MessageLog) -> None:
+        self._log = log
+        self._started = time.perf_counter()
         self._asker = asker
         self._call = call
         self._encode = encode
@@ -224,6 +240,7 @@ class _Batch:
         self._entries[index] = entry_of(answer, is_keyed=is_keyed)
         self._left -= 1
         if not self._left:
+            self._log.moved(len(self._entries), self._asker.caller, self._started)
             result = BatchResult(self._entries)
             self._asker.answer(Answer(self._call.id, "batch", True, result), self._encode, len(self._entries))
 

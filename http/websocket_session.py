@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode
+from transfer_engine.http.access_log import AccessLog
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller, Scope
@@ -21,6 +22,7 @@ from transfer_engine.http.messages import Request
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.transfer_items import error_details, problem_of, transfer_error
 from transfer_engine.http.websocket_connection import CloseCode, Connection, ConnectionEnded, MessageRefused
+from transfer_engine.http.websocket_log import MessageLog
 from transfer_engine.http.websocket_messages import (
     Answer,
     AuthCall,
@@ -55,6 +57,7 @@ class SessionParts(msgspec.Struct, frozen=True):
     send_timeout_s: float
     now_s: Callable[[], float] = time.time
     """Unix time, for tokens."""
+    access_log: AccessLog | None = None
 
 
 class Session:
@@ -73,7 +76,8 @@ class Session:
         self.outbox = Outbox(connection, waiting_bytes_most=parts.settings.waiting_bytes_most)
         self._parts = parts
         self._connection = connection
-        self._requests = Requests(self, parts.slot, subscriptions_most=parts.settings.subscriptions_most)
+        self._log = MessageLog(parts.access_log, handshake)
+        self._requests = Requests(self, parts.slot, self._log, subscriptions_most=parts.settings.subscriptions_most)
         self._encode: Encode = encode_text
         self._began_at = trio.current_time()
         self._in_flight = 0
@@ -197,6 +201,7 @@ class Session:
 
     def refuse(self, call_id: str | int | None, op: str | None, fault: Exception, encode: Encode) -> None:
         """Answer a request at once that is not carried out."""
+        self._log.refused(op, fault, self.caller)
         if op == "transfer":
             error = transfer_error(fault, is_keyed=True)
         else:

@@ -7,17 +7,16 @@ from typing import Final
 import msgspec
 import trio
 
+from transfer_engine.http.access_log import AccessLog
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller
-from transfer_engine.http.messages import Request
-from transfer_engine.http.problems import ProblemCode, Rejected
+from transfer_engine.http.messages import Request, Response
+from transfer_engine.http.problems import Flavour, ProblemCode, Rejected, problem_of_rejection
 from transfer_engine.http.websocket_connection import CloseCode, Connection
+from transfer_engine.http.websocket_log import PATH, log_handshake
 from transfer_engine.http.websocket_session import Session, SessionParts
 from transfer_engine.http.websocket_settings import WebSocketSettings
-
-PATH: Final = "/api/v1/ws"
-"""Where websockets are opened, on every door."""
 
 _SWEEP_S_MOST: Final = 1.0
 _SWEEPS_IN_INTERVAL: Final = 8
@@ -53,6 +52,7 @@ class WebSockets:
         deadline_ms: the engine's, within which everything in flight is answered.
         send_timeout_ms: how long a client may take to read what it is sent.
         now_s: Unix time, for tokens.
+        access_log: where requests and refusals are told.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class WebSockets:
         deadline_ms: int,
         send_timeout_ms: int,
         now_s: Callable[[], float] = time.time,
+        access_log: AccessLog | None = None,
     ) -> None:
         self._parts = SessionParts(
             slot=slot,
@@ -72,6 +73,7 @@ class WebSockets:
             drain_s=deadline_ms / 1_000,
             send_timeout_s=send_timeout_ms / 1_000,
             now_s=now_s,
+            access_log=access_log,
         )
         shortest_ms = min(settings.ping_interval_ms, settings.token_timeout_ms, send_timeout_ms)
         self._sweep_s = min(_SWEEP_S_MOST, shortest_ms / 1_000 / _SWEEPS_IN_INTERVAL)
@@ -106,6 +108,12 @@ class WebSockets:
             if request.authorization:
                 raise
             return Admitted(handshake, None)
+
+    def refusal(self, request: Request, rejected: Rejected) -> Response:
+        """Return the answer to a handshake that is refused; the access log has it, too."""
+        response = problem_of_rejection(rejected).response(Flavour.PLAIN)
+        log_handshake(self._parts.access_log, request, response)
+        return response
 
     async def serve(self, connection: Connection, admitted: Admitted) -> None:
         """Serve a connection to its end. Cancellation cuts it; what the engine has taken goes on."""

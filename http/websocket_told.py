@@ -19,7 +19,13 @@ from transfer_engine.schema.wire import BalanceEntry
 
 
 class Asker(Protocol):
-    """The connection that requests come from."""
+    """The connection that requests come from.
+
+    Attributes:
+        caller: who asks, or None where he has yet to say it.
+    """
+
+    caller: Caller | None
 
     def require(self, scope: Scope, cost: int = 1) -> Caller:
         """Return who asks, or raise Rejected; ``cost`` is what the request counts."""

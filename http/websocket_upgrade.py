@@ -10,7 +10,7 @@ from wsproto.utilities import generate_accept_token
 
 from transfer_engine.http.express_answers import Answers
 from transfer_engine.http.express_requests import Upgrade
-from transfer_engine.http.problems import Flavour, ProblemCode, Rejected, problem_of_rejection
+from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.websocket_sessions import WebSockets
 from transfer_engine.http.websocket_stream import StreamConnection
 
@@ -34,7 +34,7 @@ async def serve_websocket(
         admitted = await websockets.admit(upgrade.request)
     except Rejected as rejected:
         admitted = None
-        answer = _ANSWERS.encode(problem_of_rejection(rejected).response(Flavour.PLAIN), closes=True)
+        answer = _ANSWERS.encode(websockets.refusal(upgrade.request, rejected), closes=True)
     else:
         answer = _HEAD + generate_accept_token(key) + b"\r\n\r\n"
     try:
