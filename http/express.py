@@ -62,6 +62,7 @@ class ExpressDoor:
         self._look_s = min(max(min(times_s) / _LOOKS_A_DEADLINE, _LOOK_S_LEAST), _LOOK_S_MOST)
         self.linger_s = settings.body_timeout_ms / 1_000
         self.keep_alive_s, self.body_timeout_s, self.send_timeout_s = times_s
+        self.usual_body_bytes_most = settings.body_bytes_most
         self._settings = settings
         self._serve_websocket = serve_websocket
         self._connections: set[ExpressConnection] = set()

@@ -63,7 +63,7 @@ class ExpressConnection:
         self.deadline = door.now + door.keep_alive_s
         self._door = door
         self._socket = connected
-        self._parser = RequestParser(peer, door.body_bytes_most)
+        self._parser = RequestParser(peer, door.usual_body_bytes_most, door.body_bytes_most)
 
     def __repr__(self) -> str:
         return f"<ExpressConnection {self.phase.value} until {self.deadline:.1f}>"

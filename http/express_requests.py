@@ -119,8 +119,8 @@ class RequestParser:
     _headers: int
     _headers_bytes: int
 
-    def __init__(self, peer: str, bytes_most: Callable[[str], int]) -> None:
-        """Begin; ``bytes_most`` tells how large a body may be at a path."""
+    def __init__(self, peer: str, usual_bytes_most: int, bytes_most: Callable[[str], int]) -> None:
+        """Begin; ``bytes_most`` tells how large a body may be at a path: ``usual_bytes_most``, or more."""
         self.requests: list[Request] = []
         self.refused: Rejected | None = None
         self.upgrade: Upgrade | None = None
@@ -129,6 +129,7 @@ class RequestParser:
         self.is_in_body = False
         self.awaits_continue = False
         self._peer = peer
+        self._usual_bytes_most = usual_bytes_most
         self._bytes_most = bytes_most
         self._begin()
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
@@ -249,7 +250,8 @@ class RequestParser:
             self._upgrades = True
             return
         if has_body:
-            self._body_bytes_most = self._bytes_most(self.path)
+            if self._transfer_encodings or self._content_length > self._usual_bytes_most:
+                self._body_bytes_most = self._bytes_most(self.path)
             if self._content_length > self._body_bytes_most:
                 self.refused = body_too_large(self._body_bytes_most)
                 raise _Stop
@@ -300,7 +302,8 @@ class RequestParser:
         self._handshake = ()
         self._body = []
         self._hosts = self._headers = self._headers_bytes = self._content_length = 0
-        self._body_bytes = self._body_bytes_most = self._unfinished_bytes = 0
+        self._body_bytes = self._unfinished_bytes = 0
+        self._body_bytes_most = self._usual_bytes_most
         self._has_connection = self._upgrades = self._is_last = False
         self.path = ""
 

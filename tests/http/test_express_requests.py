@@ -21,7 +21,7 @@ WHOLE = [
 
 
 def parser() -> RequestParser:
-    return RequestParser("127.0.0.1", lambda _path: BODY_BYTES_MOST)
+    return RequestParser("127.0.0.1", BODY_BYTES_MOST, lambda _path: BODY_BYTES_MOST)
 
 
 def parse(pieces: list[bytes]) -> tuple[list[Request], RequestParser]:
