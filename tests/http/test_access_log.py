@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import trio
 from structlog.testing import capture_logs
+from trio_websocket import open_websocket_url
 
 from support.server import Server, eventually, running_server
 from transfer_engine.http.access_log import AccessLog
@@ -19,8 +20,19 @@ from transfer_engine.http.identity import ANYBODY, Caller, Scope
 from transfer_engine.http.messages import About, Response
 from transfer_engine.http.trace_context import begin_trace
 
-BODY = {"from": "funding", "to": "trading", "user_id": 1, "asset_id": 1, "amount": 5}
+BODY = {"from": "funding", "to": "trading", "user_id": 1, "asset_id": 1, "amount": 5_000_000}
+USER_BODY = {
+    "from_account": {"account_type": "funding", "user_id": 1, "asset": "USDT"},
+    "to_account": {"account_type": "spot", "asset": "USDT", "user_id": 1},
+    "amount": "0.01",
+}
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 REQ_ID = UUID("e3521be8-1cea-8cf1-8c8a-153eb5d94a30")
 MOVED = Response(200, b"{}", about=About(REQ_ID, 7, "committed"))
 
@@ -159,22 +171,26 @@ def access_lines(server: Server, count: int) -> list[dict[str, Any]]:
     return eventually(look, lambda lines: len(lines) >= count)
 
 
-def test_a_server_s_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("door", ["main", "express"])
+def test_a_server_s_lines(tmp_path: Path, door: str) -> None:
     with running_server(tmp_path, config={"body_bytes_most": 2_000}) as server:
-        server.credit(1, 100)
-        client = server.client
+        server.credit(1, 50_000_000)
+        client = server.through(door).client
         key = {"Idempotency-Key": "a-key-that-nobody-may-read"}
         moved = client.post("/api/v1/transfer", json=BODY, headers={**key, "traceparent": TRACEPARENT})
         req_id = moved.json()["req_id"]
         client.post("/api/v1/transfer", json=BODY, headers=key)
-        client.post("/api/v1/transfer", json={**BODY, "amount": 1_000})
+        client.post("/api/v1/transfer", json={**BODY, "amount": 900_000_000})
         client.post("/api/v1/transfer", json={**BODY, "amount": 0})
         client.get(f"/api/v1/transfer/{req_id}?secret=secret-query")
         client.get("/api/v1/balances/1")
         client.get("/secret-path?secret=secret-query")
         client.delete("/api/v1/transfer")
         client.post("/api/v1/transfer", content=b"secret-body" * 300)
-        lines = access_lines(server, 8)
+        client.post("/api/v1/user/internal_transfer", json=USER_BODY)
+        client.post("/api/v1/transfers/batch", json={"transfers": [BODY, {}]})
+        client.post(f"/api/v1/admin/transfers/{req_id}/resolve", json={"action": "void"})
+        lines = access_lines(server, 11)
         assert server.stop() == 0
         assert not any(word in server.logged for word in ("secret", "a-key-that-nobody-may-read"))
     told = [(line["method"], line["path"], line["status"], line.get("outcome"), line.get("code")) for line in lines]
@@ -187,6 +203,9 @@ def test_a_server_s_lines(tmp_path: Path) -> None:
         ("GET", "*", 404, None, "no_such_path"),
         ("DELETE", "/api/v1/transfer", 405, None, "method_not_allowed"),
         ("POST", "/api/v1/transfer", 413, None, "body_too_large"),
+        ("POST", "/api/v1/user/internal_transfer", 200, "committed", None),
+        ("POST", "/api/v1/transfers/batch", 200, None, None),
+        ("POST", "/api/v1/admin/transfers/{req_id}/resolve", 200, "committed", None),
     ]
     assert [line["req_id"] == req_id for line in lines[1:3]] == [True, True]
     assert [line.get("replayed", False) for line in lines[1:3]] == [False, True]
@@ -196,11 +215,55 @@ def test_a_server_s_lines(tmp_path: Path) -> None:
     assert len({line["trace_id"] for line in lines}) == len(lines)
     assert all(line["duration_ms"] >= 0 for line in lines)
     assert lines[5]["peer"] == "127.0.0.1"
+    assert lines[9]["count"] == 2
+    assert lines[10]["req_id"] == req_id
+
+
+@pytest.mark.parametrize("door", ["main", "express"])
+async def test_a_websocket_s_lines(tmp_path: Path, door: str) -> None:
+    with running_server(tmp_path) as server:
+        server.credit(1, 50_000_000)
+        url = server.through(door).url.replace("http://", "ws://") + "/api/v1/ws"
+        headers = [("traceparent", TRACEPARENT)]
+        item = {**BODY, "idempotency_key": "a-key-that-nobody-may-read"}
+        async with open_websocket_url(url, extra_headers=headers) as websocket:
+            for message in (
+                {"op": "transfer", "id": 1, **item},
+                {"op": "transfer", "id": 2, **BODY, "amount": 0},
+                {"op": "batch", "id": 3, "transfers": [item, BODY]},
+                {"op": "balances", "id": 4, "user_id": 1},
+                {"op": "auth", "id": 5, "token": "secret"},
+                {"op": "nothing", "id": 6},
+            ):
+                await websocket.send_message(msgspec.json.encode(message).decode())
+                await websocket.get_message()
+        refused = server.through(door).client.get("/api/v1/wss", headers=HANDSHAKE)
+        assert refused.status_code == 404
+        lines = access_lines(server, 6)
+        assert server.stop() == 0
+        assert not any(word in server.logged for word in ("secret", "a-key-that-nobody-may-read"))
+    told = [
+        (line["method"], line.get("op"), line["status"], line.get("user"), line.get("count"), line.get("code"))
+        for line in lines[1:]
+    ]
+    assert told[:3] == [
+        ("WS", "transfer", 200, 1, None, None),
+        ("WS", "transfer", 422, 1, None, "amount_not_positive"),
+        ("WS", "batch", 200, None, 2, None),
+    ]
+    assert told[-2:] == [
+        ("WS", None, 422, None, None, "unknown_op"),
+        ("GET", None, 404, None, None, "no_such_path"),
+    ]
+    assert {line["trace_id"] for line in lines[1:-1]} == {TRACEPARENT[3:35]}
+    assert len({line["span_id"] for line in lines}) == len(lines)
+    assert lines[1]["req_id"]
+    assert [line["path"] for line in lines[1:]] == ["/api/v1/ws"] * (len(lines) - 2) + ["*"]
 
 
 def test_no_lines_where_none_are_wanted(tmp_path: Path) -> None:
     with running_server(tmp_path, config={"access_log": False}) as server:
-        server.credit(1, 100)
+        server.credit(1, 50_000_000)
         assert server.client.get("/nothing").status_code == 404
         assert server.stop() == 0
         assert "transfer_engine.access" not in server.logged
