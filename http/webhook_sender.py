@@ -106,10 +106,10 @@ class WebhookSender:
                 await self._post(target, headers, body, answers)
             except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
                 if not answers:
-                    return Delivery(False, f"{type(error).__name__}: {str(error) or 'the connection failed'}"[:200])
+                    return Delivery(False, _reason(error))
             except OSError as error:
                 if not answers:
-                    return Delivery(False, f"{type(error).__name__}: {error}"[:200])
+                    return Delivery(False, _reason(error))
         return answers[0] if answers else Delivery(False, f"no answer within {self._timeout_s:g} s")
 
     async def _post(
@@ -129,10 +129,11 @@ class WebhookSender:
                 )
             )
             read = 0
-            async for chunk in response.aiter_stream():
-                read += len(chunk)
-                if read > RESPONSE_BYTES_MOST:
-                    return  # the connection is closed with the rest unread
+            with trio.CancelScope() as reading:
+                async for chunk in response.aiter_stream():
+                    read += len(chunk)
+                    if read > RESPONSE_BYTES_MOST:
+                        reading.cancel()  # closes the connection with the rest unread, and every generator on the way
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -160,6 +161,14 @@ def signed_headers(endpoint: Endpoint, message_id: str, body: bytes, now_s: int)
 @lru_cache(SIGNERS_MOST)
 def _signer(secret: str) -> Webhook:
     return Webhook(secret)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong, in the words of whichever layer has any."""
+    name, told = type(error).__name__, error
+    while not str(told) and (told.__cause__ or told.__context__):
+        told = told.__cause__ or told.__context__ or told
+    return f"{name}: {told}"[:200] if str(told) else name
 
 
 def _retry_after_s(headers: list[tuple[bytes, bytes]]) -> float | None:
