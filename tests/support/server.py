@@ -35,15 +35,17 @@ class Server:
         self.users_from = 0
         """Where a test that runs once for each door finds users of its own."""
         self.log = log
+        self._other: Server | None = None
         self.client = httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False)
 
     def through(self, door: str) -> "Server":
         """Return the same server as clients of its other door see it: `main` or `express`."""
         if door == "main":
             return self
-        other = Server(self.process, self.express_url, self.log, self.express_url)
-        other.users_from = 10_000_000
-        return other
+        if self._other is None:
+            self._other = Server(self.process, self.express_url, self.log, self.express_url)
+            self._other.users_from = 10_000_000
+        return self._other
 
     @property
     def port(self) -> int:
@@ -83,6 +85,8 @@ class Server:
         self.process.wait()
 
     def close(self) -> None:
+        if self._other is not None:
+            self._other.client.close()
         self.client.close()
         if self.process.poll() is None:
             self.kill()
