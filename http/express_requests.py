@@ -5,7 +5,7 @@ another may follow it on the connection.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import httptools
 import msgspec
@@ -23,6 +23,11 @@ FEED_BYTES_MOST: Final = 4 << 10
 _UNFINISHED_BYTES_MOST: Final = TARGET_BYTES_MOST + HEADERS_BYTES_MOST + FEED_BYTES_MOST
 """Bytes of a head, or of a chunk's frame, that have not come to an end."""
 
+_HEAD_TOO_LARGE: Final = f"the headers are too large: at most {HEADERS_MOST} with {HEADERS_BYTES_MOST} bytes are taken"
+_LINE_BYTES: Final = 4
+"""What a header's line has beside name and value: a colon, a blank, and its end."""
+_BLANKS: Final = b" \t"
+
 _HOST: Final = 1
 _CONTENT_TYPE: Final = 2
 _CONTENT_LENGTH: Final = 3
@@ -34,13 +39,22 @@ _TRANSFER_ENCODING: Final = 8
 _CONNECTION: Final = 9
 _EXPECT: Final = 10
 _UPGRADE: Final = 11
-_SEC_WEBSOCKET: Final = 12
-_FORWARDED_FOR: Final = 13
-_ORIGIN: Final = 14
+_FORWARDED_FOR: Final = 12
+_ORIGIN: Final = 13
+_WEBSOCKET_KEY: Final = 14
+_WEBSOCKET_VERSION: Final = 15
+_WEBSOCKET_PROTOCOL: Final = 16
+_WEBSOCKET_EXTENSIONS: Final = 17
 
-_MEANINGS: Final = {
-    spelling: meaning
-    for name, meaning in (
+_HANDSHAKE: Final = {
+    _WEBSOCKET_KEY: b"sec-websocket-key",
+    _WEBSOCKET_VERSION: b"sec-websocket-version",
+    _WEBSOCKET_PROTOCOL: b"sec-websocket-protocol",
+    _WEBSOCKET_EXTENSIONS: b"sec-websocket-extensions",
+}
+_PLACES: Final = {
+    spelling: place
+    for name, place in (
         (b"Host", _HOST),
         (b"Content-Type", _CONTENT_TYPE),
         (b"Content-Length", _CONTENT_LENGTH),
@@ -52,16 +66,16 @@ _MEANINGS: Final = {
         (b"Connection", _CONNECTION),
         (b"Expect", _EXPECT),
         (b"Upgrade", _UPGRADE),
-        (b"Sec-Websocket-Key", _SEC_WEBSOCKET),
-        (b"Sec-Websocket-Version", _SEC_WEBSOCKET),
-        (b"Sec-Websocket-Protocol", _SEC_WEBSOCKET),
-        (b"Sec-Websocket-Extensions", _SEC_WEBSOCKET),
-        (b"Origin", _ORIGIN),
         (b"X-Forwarded-For", _FORWARDED_FOR),
+        (b"Origin", _ORIGIN),
+        *((name, place) for place, name in _HANDSHAKE.items()),
     )
     for spelling in (name, name.lower())
 }
-"""The headers that anybody here looks at, in the spellings that clients use; others are looked up in lower case."""
+"""Where the values are of the headers that anybody here looks at, by the spellings that clients use most; others are
+looked up in lower case."""
+
+_NO_VALUES: Final[list[tuple[bytes, ...]]] = [()] * (max(_PLACES.values()) + 1)
 
 
 class Upgrade(msgspec.Struct, frozen=True):
@@ -74,10 +88,6 @@ class Upgrade(msgspec.Struct, frozen=True):
     headers: tuple[tuple[bytes, bytes], ...]
     """Those that a websocket handshake is made of, with their names in lower case."""
     rest: bytes
-
-
-_EMPTY: Final = b""
-_NONE: Final[tuple[bytes, ...]] = ()
 
 
 class _Stop(Exception):
@@ -95,29 +105,17 @@ class RequestParser:
         is_between: nothing of a further request has come.
         is_in_body: the head of a request has come, its body not yet.
         awaits_continue: and its client wants to be told to send it.
-        path: of the request under way, once its head is known.
     """
 
     _target: bytes
     _query: bytes
-    _host: bytes
-    _origin: bytes
     _method: bytes
-    _content_type: bytes
-    _accept: bytes
-    _traceparent: bytes
-    _expect: bytes
-    _keys: tuple[bytes, ...]
-    _authorization: tuple[bytes, ...]
-    _forwarded_for: tuple[bytes, ...]
-    _transfer_encodings: tuple[bytes, ...]
-    _upgrade: tuple[bytes, ...]
-    _handshake: tuple[tuple[bytes, bytes], ...]
+    _values: list[tuple[bytes, ...]]
     _body: list[bytes]
-    _body_bytes: int
-    _hosts: int
     _headers: int
     _headers_bytes: int
+    _body_bytes: int
+    _unfinished_bytes: int
 
     def __init__(self, peer: str, usual_bytes_most: int, bytes_most: Callable[[str], int]) -> None:
         """Begin; ``bytes_most`` tells how large a body may be at a path: ``usual_bytes_most``, or more."""
@@ -137,9 +135,7 @@ class RequestParser:
     @property
     def unfinished(self) -> Request:
         """What is known of the request under way."""
-        return Request(
-            self._method.decode("ascii"), self.path, traceparent=self._traceparent, peer=self._peer, host=self._host
-        )
+        return self._request(b"")
 
     def close(self) -> None:
         """Let the parser go: it and this object hold each other."""
@@ -165,7 +161,7 @@ class RequestParser:
             return
         self._unfinished_bytes += len(data)
         if self._unfinished_bytes > _UNFINISHED_BYTES_MOST:
-            self.refused = _head_too_large()
+            self.refused = Rejected(ProblemCode.HEAD_TOO_LARGE, _HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """Something has come."""
@@ -177,47 +173,18 @@ class RequestParser:
         if len(self._target) > TARGET_BYTES_MOST:
             self._refuse(ProblemCode.TARGET_TOO_LONG, f"the target is longer than {TARGET_BYTES_MOST} bytes")
 
-    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: C901, PLR0912 - one flat table
+    def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; of a trailer only its size matters."""
         self._headers += 1
-        self._headers_bytes += len(name) + len(value) + 4
-        if self._headers_bytes > HEADERS_BYTES_MOST or self._headers > HEADERS_MOST:
-            self.refused = _head_too_large()
-            raise _Stop
-        meaning = _MEANINGS.get(name) or _MEANINGS.get(name.lower())
-        if meaning is None or self.is_in_body:
+        self._headers_bytes += len(name) + len(value) + _LINE_BYTES
+        place = _PLACES.get(name) or _PLACES.get(name.lower())
+        if place is None or self.is_in_body:
+            if self._headers_bytes > HEADERS_BYTES_MOST or self._headers > HEADERS_MOST:
+                self._refuse_head()
             return
-        if value[-1:] in b" \t":
-            value = value.rstrip(b" \t")
-        if meaning == _HOST:
-            self._hosts += 1
-            self._host = value
-        elif meaning == _CONTENT_TYPE:
-            self._content_type = value
-        elif meaning == _CONTENT_LENGTH:
-            self._content_length = int(value)  # httptools has refused what is no number
-        elif meaning == _IDEMPOTENCY_KEY:
-            self._keys = (*self._keys, value)
-        elif meaning == _AUTHORIZATION:
-            self._authorization = (*self._authorization, value)
-        elif meaning == _ACCEPT:
-            self._accept = value
-        elif meaning == _TRACEPARENT:
-            self._traceparent = value if not self._traceparent else b"doubled"
-        elif meaning == _FORWARDED_FOR:
-            self._forwarded_for = (*self._forwarded_for, value)
-        elif meaning == _TRANSFER_ENCODING:
-            self._transfer_encodings = (*self._transfer_encodings, value.lower())
-        elif meaning == _CONNECTION:
-            self._has_connection = True
-        elif meaning == _EXPECT:
-            self._expect = value.lower()
-        elif meaning == _ORIGIN:
-            self._origin = value
-        elif meaning == _UPGRADE:
-            self._upgrade = (*self._upgrade, value)
-        else:
-            self._handshake = (*self._handshake, (name.lower(), value))
+        if value[-1:] in _BLANKS:
+            value = value.rstrip(_BLANKS)
+        self._values[place] += (value,)
 
     def on_headers_complete(self) -> None:
         """Check the head: whatever is wrong with it ends the connection."""
@@ -225,68 +192,54 @@ class RequestParser:
         if parser is None:  # closed meanwhile
             raise _Stop
         self._method = parser.get_method()
+        values = self._values
+        if self._headers_bytes > HEADERS_BYTES_MOST or self._headers > HEADERS_MOST:
+            self._refuse_head()
         is_1_1 = True
-        if not parser.should_keep_alive() or self._has_connection:
+        if values[_CONNECTION] or not parser.should_keep_alive():
             version = parser.get_http_version()
             if version not in {"1.0", "1.1"}:
                 self._refuse(ProblemCode.MALFORMED_REQUEST, "the version is none of HTTP/1.1 and HTTP/1.0")
             is_1_1 = version == "1.1"
             self._is_last = not is_1_1 or not parser.should_keep_alive()
-        if self._hosts != 1 and (is_1_1 or self._hosts):
-            fault = "stands there twice" if self._hosts else "is missing"
+        hosts = len(values[_HOST])
+        if hosts != 1 and (is_1_1 or hosts):
+            fault = "stands there twice" if hosts else "is missing"
             self._refuse(ProblemCode.MALFORMED_REQUEST, f"the header Host {fault}: send one")
         try:
-            self.path, self._query = split_target(self._target)
+            self._path, self._query = split_target(self._target)
         except UnicodeDecodeError:
             self._refuse(ProblemCode.MALFORMED_REQUEST, "the target is not ASCII: percent-encode it")
-        has_body = self._content_length > 0
-        if self._transfer_encodings:
-            has_body = True
-            if self._transfer_encodings != (b"chunked",) or not is_1_1:
-                self._refuse(ProblemCode.MALFORMED_REQUEST, "the transfer encoding is not chunked alone")
+        # httptools has refused lengths that are no numbers, doubled, or beside a transfer encoding.
+        length = int(values[_CONTENT_LENGTH][0]) if values[_CONTENT_LENGTH] else 0
+        codings = values[_TRANSFER_ENCODING]
+        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or not is_1_1):
+            self._refuse(ProblemCode.MALFORMED_REQUEST, "the transfer encoding is not chunked alone")
         if parser.should_upgrade():
-            if has_body:
+            if length or codings:
                 self._refuse(ProblemCode.MALFORMED_REQUEST, "a body and Upgrade together are not taken: leave one out")
             self._upgrades = True
             return
-        if has_body:
-            if self._transfer_encodings or self._content_length > self._usual_bytes_most:
-                self._body_bytes_most = self._bytes_most(self.path)
-            if self._content_length > self._body_bytes_most:
-                self.refused = body_too_large(self._body_bytes_most)
-                raise _Stop
+        if codings or length > self._usual_bytes_most:
+            self._body_bytes_most = self._bytes_most(self._path)
+            if length > self._body_bytes_most:
+                self._refuse_body()
         self.is_in_body = True
-        self.awaits_continue = has_body and is_1_1 and self._expect == b"100-continue"
+        if values[_EXPECT]:
+            self.awaits_continue = is_1_1 and bool(length or codings) and values[_EXPECT][0].lower() == b"100-continue"
 
     def on_body(self, part: bytes) -> None:
         """Take a part of the body."""
         self.awaits_continue = False
         self._body_bytes += len(part)
         if self._body_bytes > self._body_bytes_most:
-            self.refused = body_too_large(self._body_bytes_most)
-            raise _Stop
+            self._refuse_body()
         self._body.append(part)
 
     def on_message_complete(self) -> None:
         """Take the request: it is whole."""
         body = self._body
-        self.requests.append(
-            Request(
-                self._method.decode("ascii"),
-                self.path,
-                body[0] if len(body) == 1 else b"".join(body),
-                self._content_type,
-                self._keys,
-                self._query,
-                self._accept,
-                self._authorization,
-                self._traceparent,
-                self._peer,
-                self._forwarded_for,
-                self._host,
-                self._origin,
-            )
-        )
+        self.requests.append(self._request(body[0] if len(body) == 1 else b"".join(body)))
         if self._upgrades:
             return
         self.is_between = True
@@ -295,38 +248,52 @@ class RequestParser:
         self._begin()
 
     def _begin(self) -> None:
-        self._target = self._query = self._host = self._origin = self._method = _EMPTY
-        self._content_type = self._accept = self._traceparent = self._expect = _EMPTY
-        self._keys = self._authorization = self._forwarded_for = _NONE
-        self._transfer_encodings = self._upgrade = _NONE
-        self._handshake = ()
+        self._target = self._query = self._method = b""
+        self._path = ""
+        self._values = _NO_VALUES.copy()
         self._body = []
-        self._hosts = self._headers = self._headers_bytes = self._content_length = 0
-        self._body_bytes = self._unfinished_bytes = 0
+        self._headers = self._headers_bytes = self._body_bytes = self._unfinished_bytes = 0
         self._body_bytes_most = self._usual_bytes_most
-        self._has_connection = self._upgrades = self._is_last = False
-        self.path = ""
+        self._upgrades = self._is_last = False
+
+    def _request(self, body: bytes) -> Request:
+        values = self._values
+        traces = values[_TRACEPARENT]
+        return Request(
+            self._method.decode("ascii"),
+            self._path,
+            body,
+            _last(values[_CONTENT_TYPE]),
+            values[_IDEMPOTENCY_KEY],
+            self._query,
+            _last(values[_ACCEPT]),
+            values[_AUTHORIZATION],
+            b"doubled" if len(traces) > 1 else _last(traces),
+            self._peer,
+            values[_FORWARDED_FOR],
+            _last(values[_HOST]),
+            _last(values[_ORIGIN]),
+        )
 
     def _leave(self, rest: bytes) -> None:
         request = self.requests.pop()
-        self.upgrade = Upgrade(request, self._target, self._upgrade, self._handshake, rest)
+        headers = tuple((name, value) for place, name in _HANDSHAKE.items() for value in self._values[place])
+        self.upgrade = Upgrade(request, self._target, self._values[_UPGRADE], headers, rest)
         self.closes = True
 
-    def _refuse(self, code: ProblemCode, detail: str) -> None:
+    def _refuse(self, code: ProblemCode, detail: str) -> NoReturn:
         self.refused = Rejected(code, detail)
         raise _Stop
 
+    def _refuse_head(self) -> NoReturn:
+        self._refuse(ProblemCode.HEAD_TOO_LARGE, _HEAD_TOO_LARGE)
 
-def body_too_large(body_bytes_most: int) -> Rejected:
-    """Return the refusal of a body that is too large."""
-    return Rejected(ProblemCode.BODY_TOO_LARGE, f"the body is larger than {body_bytes_most} bytes")
+    def _refuse_body(self) -> NoReturn:
+        self._refuse(ProblemCode.BODY_TOO_LARGE, f"the body is larger than {self._body_bytes_most} bytes")
 
 
-def _head_too_large() -> Rejected:
-    return Rejected(
-        ProblemCode.HEAD_TOO_LARGE,
-        f"the headers are too large: at most {HEADERS_MOST} with {HEADERS_BYTES_MOST} bytes are taken",
-    )
+def _last(values: tuple[bytes, ...]) -> bytes:
+    return values[-1] if values else b""
 
 
 def _malformed(reason: str) -> Rejected:
