@@ -6,7 +6,7 @@ from typing import Any
 import click
 import trio
 
-from transfer_engine.benchmarks.door_commands import http
+from transfer_engine.benchmarks.door_commands import http, idle_websockets, overload, websocket
 from transfer_engine.benchmarks.in_process import HALF, Plan, run_in_process
 from transfer_engine.benchmarks.loops import Arrivals, Loop
 from transfer_engine.benchmarks.memory import run_memory
@@ -111,7 +111,8 @@ def memory(transfers: int, steps: int, users: int) -> None:
     trio.run(lambda: run_memory(transfers=transfers, steps=steps, users=users, tell=print))
 
 
-main.add_command(http)
+for _command in (http, websocket, idle_websockets, overload):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     main()

@@ -127,7 +127,7 @@ async def run_http(
             return Round(
                 name,
                 got.requests / got.seconds,
-                got.rate,
+                got.rate if server is not None else 0.0,
                 got.p50_ms,
                 got.p99_ms,
                 usage.servers_s / max(got.requests, 1) * 1e6,
