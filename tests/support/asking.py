@@ -12,6 +12,7 @@ from transfer_engine.http.handlers import Api
 from transfer_engine.http.identity import Caller, NoTokens, Scope
 from transfer_engine.http.messages import JSON, Request
 from transfer_engine.http.problems import ProblemCode, Rejected
+from transfer_engine.http.webhook_settings import WebhookSettings
 
 OWN = frozenset({Scope.READ, Scope.WRITE})
 
@@ -77,9 +78,10 @@ class Answer:
 class Asker:
     """Asks in a caller's name; without callers there are no tokens."""
 
-    def __init__(self, engine: Engine, *callers: Caller) -> None:
+    def __init__(self, engine: Engine, *callers: Caller, webhooks: WebhookSettings | None = None) -> None:
         self.engine = engine
-        self.api = Api(engine.settings, version="1", gate=Gate(KnownCallers(*callers) if callers else NoTokens()))
+        gate = Gate(KnownCallers(*callers) if callers else NoTokens())
+        self.api = Api(engine.settings, version="1", gate=gate, webhooks=webhooks)
         self.api.serve(engine)
 
     async def ask(
