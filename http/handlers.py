@@ -76,7 +76,7 @@ class Api:
             FirstApi(self.slot, assets),
             UserApi(self.slot, names),
             UserHistoryApi(self.slot, names),
-            UserAccountsApi(self.slot, names),
+            UserAccountsApi(self.slot, names, self.gate),
             BatchApi(self.slot, self.gate),
             self.webhooks,
             AdminApi(self.slot),

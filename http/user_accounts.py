@@ -7,6 +7,7 @@ import msgspec
 
 from transfer_engine.http import user_operations as operations
 from transfer_engine.http.engine_slot import EngineSlot
+from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import Request, Response
 from transfer_engine.http.problems import Flavour
@@ -14,7 +15,7 @@ from transfer_engine.http.queries import asked_user, parse_query
 from transfer_engine.http.routes import Route
 from transfer_engine.http.user_api import TRANSFERS_PATH
 from transfer_engine.http.user_names import UserNames
-from transfer_engine.schema.user_wire import Success, UserAssets, UserBalances, UserLimits
+from transfer_engine.schema.user_wire import Success, UserAssets, UserBalances, UserLimits, UserRateLimit
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -22,9 +23,10 @@ _encode: Final = msgspec.json.Encoder().encode
 class UserAccountsApi:
     """Its endpoints."""
 
-    def __init__(self, slot: EngineSlot, names: UserNames) -> None:
+    def __init__(self, slot: EngineSlot, names: UserNames, gate: Gate) -> None:
         self._slot = slot
         self._names = names
+        self._gate = gate
         self._assets = Response(200, _encode(Success(data=UserAssets(assets=names.assets()))))
 
     def routes(self) -> list[Route]:
@@ -74,7 +76,13 @@ class UserAccountsApi:
         """Return what a user may move of each asset, now."""
         user_id = asked_user(parse_query(request.query, ("user_id",)), caller)
         limits = [self._names.limits(limits) for limits in await self._slot.engine.limits(user_id)]
-        return Response(200, _encode(Success(data=UserLimits(user_id=user_id, limits=limits))))
+        told = UserLimits(user_id=user_id, limits=limits, rate_limit=self._rate_limit(caller))
+        return Response(200, _encode(Success(data=told)))
+
+    def _rate_limit(self, caller: Caller) -> UserRateLimit | None:
+        limits = self._gate.rate_limits
+        state = limits.of_user(caller) if limits is not None else None
+        return None if state is None else UserRateLimit(*state)
 
     async def assets(self, request: Request, _caller: Caller, _parameters: Sequence[str]) -> Response:
         """Return the assets."""

@@ -226,7 +226,7 @@ def _limits(name: str) -> Operation:
     return Operation(
         name=name,
         group=USER,
-        description="What is daily is null where there is no daily limit.",
+        description="What is daily is null where there is no daily limit; `rate_limit` is of the token that asks.",
         answers=(
             Answer(
                 status=200,
@@ -248,6 +248,7 @@ def _limits(name: str) -> Operation:
                                 "resets_at": 1767312000000,
                             }
                         ],
+                        "rate_limit": {"per_minute": 60, "left": 59, "full_in_s": 1},
                     },
                 },
             ),

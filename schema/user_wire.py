@@ -139,11 +139,20 @@ class UserAssetLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resets_at: int | None
 
 
+class UserRateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often the token that asks may ask: ``left`` requests now, and all of them again in ``full_in_s`` seconds."""
+
+    per_minute: int
+    left: int
+    full_in_s: int
+
+
 class UserLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`GET /api/v1/user/limits`."""
+    """`GET /api/v1/user/limits`; ``rate_limit`` is null where requests are not limited."""
 
     user_id: int
     limits: list[UserAssetLimits]
+    rate_limit: UserRateLimit | None = None
 
 
 class UserAssets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
