@@ -25,7 +25,7 @@ _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 _LOOK_S_MOST: Final = 1.0
 _LOOK_S_LEAST: Final = 0.01
 _LOOKS_A_DEADLINE: Final = 4
-"""How often the watch looks within the shortest time-out: deadlines are late by at most a quarter of it."""
+"""How often the watch looks within the shortest time-out: deadlines are late by at most half of it."""
 
 _LINGER_STOPPING_S: Final = 0.5
 """How long a client that was refused may go on to send while the server stops."""

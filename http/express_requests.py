@@ -82,7 +82,6 @@ class Upgrade(msgspec.Struct, frozen=True):
     """A request that wants to leave HTTP, and the bytes that came behind it."""
 
     request: Request
-    target: bytes
     protocols: tuple[bytes, ...]
     """The values of its ``Upgrade`` headers; none for CONNECT."""
     headers: tuple[tuple[bytes, bytes], ...]
@@ -278,7 +277,7 @@ class RequestParser:
     def _leave(self, rest: bytes) -> None:
         request = self.requests.pop()
         headers = tuple((name, value) for place, name in _HANDSHAKE.items() for value in self._values[place])
-        self.upgrade = Upgrade(request, self._target, self._values[_UPGRADE], headers, rest)
+        self.upgrade = Upgrade(request, self._values[_UPGRADE], headers, rest)
         self.closes = True
 
     def _refuse(self, code: ProblemCode, detail: str) -> NoReturn:
