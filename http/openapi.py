@@ -14,7 +14,7 @@ from transfer_engine.engine.outcomes import RefusalCode
 from transfer_engine.http.batch_bodies import TRANSFERS_MOST
 from transfer_engine.http.messages import JSON, NDJSON, PROBLEM_JSON
 from transfer_engine.http.operations import GROUPS, TRACEPARENT, Code, Listing, Operation, Parameter
-from transfer_engine.http.problem_meanings import MEANING_OF_CODE
+from transfer_engine.http.problem_meanings import meaning_of
 from transfer_engine.http.problems import (
     NUMBER_OF_CODE,
     STATUS_OF_PROBLEM,
@@ -266,7 +266,7 @@ def _responses(route: Route, operation: Operation, schemas: _Schemas) -> dict[st
                 told["content"][media_type.decode()] = content
     for status, codes in problems_of(route).items():
         told = responses.setdefault(str(status), {"description": "", "headers": {}, "content": {}})
-        meanings = "\n".join(f"- `{code.value}`: {MEANING_OF_CODE[code.value]}" for code in codes)
+        meanings = "\n".join(f"- `{code.value}`: {meaning_of(code.value)}" for code in codes)
         told["description"] = "\n\n".join(part for part in (told["description"], meanings) if part)
         _add_headers(told, status, is_keyed=False, is_counted=route.is_counted)
         told["content"][PROBLEM_JSON.decode()] = {"schema": _problem(route.flavour, status, codes, schemas)}

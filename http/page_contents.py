@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from transfer_engine.http.markdown_pages import anchor_of, render_line, render_markdown
 from transfer_engine.http.openapi import operation_of, status_of, summary_of
 from transfer_engine.http.operations import TRACEPARENT, Code
-from transfer_engine.http.problem_meanings import MEANING_OF_CODE
+from transfer_engine.http.problem_meanings import meaning_of
 from transfer_engine.http.problems import NUMBER_OF_CODE, STATUS_OF_PROBLEM, STATUS_OF_REFUSAL
 from transfer_engine.http.routes import Route
 
@@ -147,8 +147,8 @@ class PageContents:
             {
                 "status": status,
                 "code": code,
-                "number": NUMBER_OF_CODE[code],
-                "meaning": render_line(MEANING_OF_CODE[code]),
+                "number": NUMBER_OF_CODE.get(code, ""),
+                "meaning": render_line(meaning_of(code)),
             }
             for status, code in sorted(rows)
         ]

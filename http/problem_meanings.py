@@ -55,5 +55,12 @@ MEANING_OF_CODE: Final = {
     "key_reused": "The key was used before, with another body; nothing moved.",
     "overloaded": "There is no room for the transfer now.",
     "shutting_down": "The server is stopping; another one will take it.",
+    "no_such_webhook": "The user has no endpoint.",
+    "webhooks_disabled": "This server tells no endpoints.",
     "not_found": "Nothing is known by this name, or it is somebody else's.",
 }
+
+
+def meaning_of(code: str) -> str:
+    """Return what a code means; of one that has no sentence here its words."""
+    return MEANING_OF_CODE.get(code) or f"{code.replace('_', ' ').capitalize()}."

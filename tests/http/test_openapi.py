@@ -11,7 +11,7 @@ from support.server import Server
 from transfer_engine.engine import Settings
 from transfer_engine.http.handlers import Api
 from transfer_engine.http.openapi import openapi_document, operation_of, problems_of
-from transfer_engine.http.operations import GROUPS, Listing
+from transfer_engine.http.operations import GROUPS, WEBHOOKS, Listing
 from transfer_engine.http.pages import Pages
 from transfer_engine.http.problem_meanings import MEANING_OF_CODE
 from transfer_engine.http.problems import NUMBER_OF_CODE, STATUS_OF_PROBLEM, STATUS_OF_REFUSAL
@@ -110,7 +110,7 @@ def test_the_page_has_every_route_and_every_code_and_nothing_from_elsewhere(serv
         assert f'<span class="method {route.method}">{route.method}</span> <code>{route.template}</code>' in page
     for code in MEANING_OF_CODE:
         assert f'id="problem-{code}"' in page
-    assert _addresses(page) == {"http://127.0.0.1:8080"}
+    assert _addresses(page) == {"http://127.0.0.1:8080", "https://example.com"}  # in examples, as text
     links = set(re.findall(r'(?:href|src|action)="([^"]*)"', page))
     anchors = set(re.findall(r'id="([^"]*)"', page))
     assert {link for link in links if not link.startswith("#")} == {"/docs", "/docs/websocket", "/openapi.json"}
@@ -152,6 +152,8 @@ def test_the_examples_work(server: Server) -> None:
     ordered = sorted(API.routes, key=lambda route: "credits" not in route.template)
     for route in ordered:
         operation = operation_of(route)
+        if operation.group == WEBHOOKS:  # they would be told of what the others move
+            continue
         path, headers, query = route.template, {}, {}
         for parameter in operation.parameters:
             if parameter.place == "path":
@@ -160,18 +162,19 @@ def test_the_examples_work(server: Server) -> None:
                 headers[parameter.name] = str(parameter.example)
             elif parameter.example is not None:
                 query[parameter.name] = str(parameter.example)
-        if route.scope is None or "user_id" not in query:
-            query = {name: value for name, value in query.items() if name != "limit"}
         answer = server.client.request(route.method, path, params=query, headers=headers, json=operation.example)
         first = operation.answers[0]
         assert answer.status_code == first.status, (route.template, answer.text)
         if first.example is not None:
-            assert _keys(answer.json()) == _keys(first.example), route.template
+            assert _is_alike(answer.json(), first.example), (route.template, answer.text)
 
 
-def _keys(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _keys(member) for name, member in value.items()}
-    if isinstance(value, list):
-        return [_keys(member) for member in value][:1]
-    return None
+def _is_alike(answer: Any, example: Any) -> bool:
+    """Whether an answer has the members of the example; what is null in one may be anything in the other."""
+    if answer is None or example is None:
+        return True
+    if isinstance(example, dict):
+        return set(answer) == set(example) and all(_is_alike(answer[name], example[name]) for name in example)
+    if isinstance(example, list):
+        return all(_is_alike(*pair) for pair in zip(answer, example, strict=False))
+    return type(answer) is type(example)
