@@ -6,9 +6,18 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from transfer_engine.engine import CassandraSettings, TigerBeetleSettings
+from transfer_engine.engine import CassandraSettings, Settings, TigerBeetleSettings
+from transfer_engine.engine.outcomes import RefusalCode, Refused
 from transfer_engine.engine.stream_settings import StreamSettings
-from transfer_engine.http.problems import STATUS_OF_PROBLEM, STATUS_OF_REFUSAL
+from transfer_engine.http.handlers import Api
+from transfer_engine.http.problems import (
+    NUMBER_OF_CODE,
+    STATUS_OF_PROBLEM,
+    STATUS_OF_REFUSAL,
+    ProblemCode,
+    Rejected,
+    problem_of_rejection,
+)
 from transfer_engine.http.rate_limit_settings import RateLimitSettings
 from transfer_engine.http.settings import ServerSettings
 from transfer_engine.http.token_settings import TokenSettings
@@ -32,18 +41,39 @@ def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("code", "status"),
-    sorted(
-        {
-            (str(code.value), status)
-            for table in (STATUS_OF_PROBLEM, STATUS_OF_REFUSAL)
-            for code, status in table.items()
-        }
-    ),
-)
-def test_every_problem_code_is_in_the_api_page(code: str, status: int) -> None:
-    assert re.search(rf"^\| {status} \| `{code}`|`{code}` .*{status} in a body", page("api.md"), re.MULTILINE)
+def problems() -> set[tuple[str, str, str, str]]:
+    """Return what the table of problems must say: number, name, HTTP status, whether it is retryable."""
+    found = set()
+    for code, status in STATUS_OF_PROBLEM.items():
+        found.add((code.value, status, problem_of_rejection(Rejected(code, "why")).retryable))
+    for refusal, status in STATUS_OF_REFUSAL.items():
+        found.add((refusal.value, status, Refused(refusal, "why").is_retryable))
+    return {
+        (
+            str(NUMBER_OF_CODE[name]),
+            name,
+            str(status),
+            "with a key" if name == ProblemCode.INTERNAL else "yes" if retryable else "no",
+        )
+        for name, status, retryable in found
+    }
+
+
+def test_the_table_of_problems_is_the_code() -> None:
+    rows = re.findall(r"^\| (\d{4}) \| `(\w+)` \| (\d{3}) \| ([\w ]+) \| \S.* \|$", page("api.md"), re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == problems()
+
+
+def test_every_number_is_one_codes() -> None:
+    assert NUMBER_OF_CODE.keys() == {*map(str, ProblemCode), *map(str, RefusalCode)}
+    assert len(set(NUMBER_OF_CODE.values())) == len(NUMBER_OF_CODE)
+
+
+def test_every_endpoint_is_on_a_page() -> None:
+    described = page("api.md") + page("webhooks.md")
+    for route in Api(Settings(), version="1").routes:
+        assert route.template in described, route.template
 
 
 @pytest.mark.parametrize("name", sorted(ServerSettings.model_fields))
