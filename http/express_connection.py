@@ -247,7 +247,8 @@ class ExpressConnection:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             return
-        if not is_more_coming and self._receive_now() is None:
+        data = self._receive_now()
+        if data == b"" or (data is None and not is_more_coming):
             return
         self.phase = Phase.LINGERING
         self.deadline = self._door.now + self._door.linger_s
@@ -259,6 +260,7 @@ class ExpressConnection:
         """Hand over what the door has another protocol for; anything else is answered, and is the last."""
         if self._door.takes(upgrade):
             return msgspec.structs.replace(upgrade, rest=upgrade.rest + more)
+        self._parser.closes = True
         await self._answer([upgrade.request], is_all=True)
         await self._finish(is_more_coming=True)
         return None

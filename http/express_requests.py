@@ -278,7 +278,6 @@ class RequestParser:
         request = self.requests.pop()
         headers = tuple((name, value) for place, name in _HANDSHAKE.items() for value in self._values[place])
         self.upgrade = Upgrade(request, self._values[_UPGRADE], headers, rest)
-        self.closes = True
 
     def _refuse(self, code: ProblemCode, detail: str) -> NoReturn:
         self.refused = Rejected(code, detail)

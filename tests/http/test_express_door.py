@@ -233,6 +233,25 @@ def test_other_protocols_are_not_spoken(connection: socket.socket, data: bytes, 
     assert [status for status, _ in ended(connection)] == statuses
 
 
+def test_a_websocket_behind_another_request(connection: socket.socket) -> None:
+    handshake = (b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13")
+    key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    ping = b'{"op":"ping","id":7}'
+    frame = bytes((0x81, 0x80 | len(ping))) + bytes(4) + ping
+    connection.sendall(get(b"/health") + get(b"/api/v1/ws", *handshake, key) + frame)
+    with connection.makefile("rb") as stream:
+        answer = read_answer(stream)
+        assert answer.status == 200
+        assert b"connection" not in answer.headers
+        assert stream.readline().startswith(b"HTTP/1.1 101")
+        while line := stream.readline().strip():
+            if line.lower().startswith(b"sec-websocket-accept"):
+                assert line.endswith(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+        kind, size = stream.read(2)
+        assert kind == 0x81
+        assert json.loads(stream.read(size))["id"] == 7
+
+
 def test_expect_100_continue(served: Server) -> None:
     body = transfer(amount=0)
     head = TRANSFER + b" HTTP/1.1\r\n" + HOST + JSON + b"Expect: 100-Continue\r\nContent-Length: %d\r\n\r\n" % len(body)
