@@ -4,9 +4,12 @@ Requests go out in the order in which they were put, also again over the next co
 and writes it: whoever gives a request up leaves every frame whole.
 """
 
+import math
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 import trio
@@ -94,6 +97,11 @@ class Channel:
         self._backoff = backoff
         self._ping_interval_s = ping_interval_s
         self._ssl_context = ssl_context
+        parsed = urlsplit(url)
+        self._address = parsed.hostname or ""
+        self._port = parsed.port or (80 if ssl_context is None else 443)
+        self._host = parsed.netloc.rpartition("@")[2]
+        self._resource = parsed.path + (f"?{parsed.query}" if parsed.query else "")
         self._on_connected = on_connected
         self._on_event = on_event
         self._unsent: dict[int, Request] = {}
@@ -174,27 +182,40 @@ class Channel:
             self.trouble = f"no connection to {self.url} ({str(refusal) or type(refusal).__name__})"
 
     async def _connect_and_exchange(self, token: str | None) -> None:
-        headers = [(b"authorization", b"Bearer " + token.encode("latin-1"))] if token is not None else []
-        async with trio.open_nursery() as nursery:
-            with trio.fail_after(CONNECT_S):
-                connection = await trio_websocket.connect_websocket_url(
-                    nursery,
-                    self.url,
-                    ssl_context=self._ssl_context,
-                    extra_headers=headers,
-                    message_queue_size=_MESSAGES_WAITING,
-                    max_message_size=MESSAGE_BYTES_MOST,
-                )
-            self.connections += 1
-            self.trouble = ""
+        headers = [(b"authorization", b"Bearer " + token.encode("ascii"))] if token is not None else []
+        with trio.fail_after(CONNECT_S) as patience:
+            stream = await self._open_stream()
             try:
-                await self._exchange(connection)
-            finally:
-                with trio.move_on_after(_CLOSE_S, shield=True):
-                    await connection.aclose()
-            if connection.closed is not None and connection.closed.code in _TOKEN_REFUSED:
-                await self._token.renew(token)
-            nursery.cancel_scope.cancel()
+                async with trio.open_nursery() as nursery:
+                    connection = await trio_websocket.wrap_client_stream(
+                        nursery,
+                        stream,
+                        self._host,
+                        self._resource,
+                        extra_headers=headers,
+                        message_queue_size=_MESSAGES_WAITING,
+                        max_message_size=MESSAGE_BYTES_MOST,
+                    )
+                    patience.deadline = math.inf
+                    self.connections += 1
+                    self.trouble = ""
+                    try:
+                        await self._exchange(connection)
+                    finally:
+                        with trio.move_on_after(_CLOSE_S, shield=True):
+                            await connection.aclose()
+                    if connection.closed is not None and connection.closed.code in _TOKEN_REFUSED:
+                        await self._token.renew(token)
+                    nursery.cancel_scope.cancel()
+            finally:  # the library leaves it open where the handshake fails
+                await trio.aclose_forcefully(stream)
+
+    async def _open_stream(self) -> "trio.SocketStream | trio.SSLStream[trio.SocketStream]":
+        stream = await trio.open_tcp_stream(self._address, self._port)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        if self._ssl_context is None:
+            return stream
+        return trio.SSLStream(stream, self._ssl_context, server_hostname=self._address, https_compatible=True)
 
     async def _exchange(self, connection: trio_websocket.WebSocketConnection) -> None:
         """Send and receive until the connection breaks."""

@@ -24,6 +24,8 @@ class Subscription:
 
     def __init__(self, user_id: int | None, *, waiting_most: int, resume: Callable[["Subscription"], None]) -> None:
         self.user_id = user_id
+        self.told_user_id: int | None = None
+        """The user by his number, once the server has said it."""
         self.stream: str | None = None
         """The stream that is told now."""
         self.after: int | None = None
@@ -67,6 +69,7 @@ class Subscription:
         if told.stream != self.stream:
             self.after = None
         self.stream = told.stream
+        self.told_user_id = told.user_id
         self.is_established = True
 
     def expects(self, event: Event) -> bool:

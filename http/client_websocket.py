@@ -178,7 +178,9 @@ class WebSocketClient:
             yield subscription
         finally:
             self._subscriptions.remove(subscription)
-            self._channel.put("unsubscribe", _user(user_id), is_once=True)
+            told = subscription.told_user_id
+            if told is not None and all(each.told_user_id != told for each in self._subscriptions):
+                self._channel.put("unsubscribe", _user(told), is_once=True)
 
     async def _read(
         self,
@@ -247,7 +249,6 @@ class WebSocketClient:
         def on_lost() -> None:
             subscription.is_established = True  # and so resumed over the next connection
 
-        self._channel.put("unsubscribe", _user(subscription.user_id), is_once=True)
         self._channel.put("subscribe", body, on_answer=on_answer, on_lost=on_lost, is_once=True)
 
     def _subscribed(self, subscription: Subscription, heard: Heard | ClientError) -> None:
@@ -281,10 +282,8 @@ class WebSocketClient:
         if event is None:
             return
         for subscription in self._subscriptions:
-            if subscription.expects(event):
-                if not subscription.put(event):
-                    self._resume(subscription)
-                return
+            if subscription.expects(event) and not subscription.put(event):
+                self._resume(subscription)
 
 
 def _decoded(answer: Heard | ClientError, kind: Any, op: str, *, moves_money: bool) -> Any:
