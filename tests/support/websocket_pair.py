@@ -9,10 +9,17 @@ from typing import Any
 import msgspec
 import trio
 
-from transfer_engine.http.identity import Caller
+from support.engines import World
+from transfer_engine.engine.backends import Opening
+from transfer_engine.engine.engine import Engine
+from transfer_engine.http.engine_slot import EngineSlot
+from transfer_engine.http.gate import Gate
+from transfer_engine.http.identity import Caller, NoTokens
 from transfer_engine.http.messages import Request
+from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.websocket_connection import ConnectionEnded, Message, MessageRefused
 from transfer_engine.http.websocket_sessions import PATH, Admitted, WebSockets
+from transfer_engine.http.websocket_settings import WebSocketSettings
 
 
 class PairedConnection:
@@ -65,14 +72,67 @@ class PairedConnection:
         self._may_send.set()
 
 
+class Tokens:
+    """An authenticator whose tokens are names."""
+
+    def __init__(self, **callers: Caller) -> None:
+        self.callers = callers
+        self.skew_s = 0.0
+        """How far the wall clock is ahead."""
+
+    def expires_in(self, name: str, seconds: float) -> None:
+        """Have a token expire, by trio's clock."""
+        expires_at = trio.current_time() + seconds
+        self.callers[name] = msgspec.structs.replace(self.callers[name], expires_at=expires_at)
+
+    def known(self, authorization: Sequence[bytes]) -> Caller | None:
+        return None
+
+    async def authenticate(self, authorization: Sequence[bytes]) -> Caller:
+        await trio.lowlevel.checkpoint()
+        name = authorization[0].decode().removeprefix("Bearer ") if authorization else ""
+        caller = self.callers.get(name)
+        if caller is None:
+            raise Rejected(ProblemCode.UNAUTHENTICATED, "no such token")
+        return caller
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+
+def websockets_of(
+    engine: Engine | None, *, tokens: Tokens | None = None, send_timeout_ms: int = 10_000, **settings: Any
+) -> WebSockets:
+    """Return the sessions of a server that has this engine."""
+    slot = EngineSlot(Opening())
+    slot.running = engine
+    return WebSockets(
+        slot,
+        Gate(tokens or NoTokens()),
+        WebSocketSettings(**settings),
+        deadline_ms=2_000,
+        send_timeout_ms=send_timeout_ms,
+        now_s=lambda: trio.current_time() + (tokens.skew_s if tokens is not None else 0),
+    )
+
+
 class Client:
     """The client's end: asks, and gathers what it is told."""
 
-    def __init__(self, connection: PairedConnection) -> None:
-        self.connection = connection
+    world: World
+
+    def __init__(self, websockets: WebSockets, admitted: Admitted) -> None:
+        self.websockets = websockets
+        self.admitted = admitted
+        self.connection = PairedConnection()
         self.is_binary = False
         self.told: list[Any] = []
+        self.raw: list[Message] = []
         self.ended = trio.Event()
+
+    @property
+    def engine(self) -> Engine:
+        return self.websockets._parts.slot.engine
 
     def ask(self, op: str, **members: Any) -> None:
         """Send a request; ``from_`` is sent as ``from``."""
@@ -87,6 +147,7 @@ class Client:
     async def hear(self) -> Any:
         """Return the next message."""
         message = await self.connection.from_server.receive()
+        self.raw.append(message)
         heard = json.loads(message) if isinstance(message, str) else msgspec.msgpack.decode(message)
         self.told.append(heard)
         return heard
@@ -105,6 +166,10 @@ class Client:
         self.ask(op, **members)
         return await self.hear()
 
+    async def authenticate(self, call_id: Any, name: str) -> Any:
+        """Say who asks."""
+        return await self.request("auth", id=call_id, token=name)
+
     def leave(self) -> None:
         self.connection.say(ConnectionEnded())
 
@@ -113,15 +178,20 @@ class Client:
 
 
 @asynccontextmanager
-async def client_of(websockets: WebSockets, caller: Caller | None) -> AsyncIterator[Client]:
+async def client_of(websockets: WebSockets, *, bearer: str | None = None) -> AsyncIterator[Client]:
     """Connect to the sessions of a server, in memory; leaving the context leaves the connection."""
-    client = Client(PairedConnection())
+    authorization = () if bearer is None else (f"Bearer {bearer}".encode(),)
+    client = Client(websockets, await websockets.admit(Request("GET", PATH, authorization=authorization)))
 
     async def serve() -> None:
-        await websockets.serve(client.connection, Admitted(Request("GET", PATH), caller))
+        await websockets.serve(client.connection, client.admitted)
         client.ended.set()
 
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(websockets.run)
         nursery.start_soon(serve)
         yield client
         client.leave()
+        with trio.move_on_after(5):
+            await client.ended.wait()
+        nursery.cancel_scope.cancel()
