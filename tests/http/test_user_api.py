@@ -7,8 +7,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from support.asking import Asker, user
+from support.asking import Answer, Asker, user
+from support.engines import World, in_a_loop
 from support.server import Server, eventually
 from transfer_engine.engine import AssetSettings, Engine, Settings, open_engine
 from transfer_engine.http.identity import Caller, Scope
@@ -114,6 +118,48 @@ async def test_a_key_names_one_transfer_on_both_apis(tokens: Asker) -> None:
     reused = await tokens.ask("POST", PATH, body("2"), caller=MINE, key="k")
     assert reused.problem == (422, "key_reused", "Idempotency-Key")
     assert (await tokens.ask("POST", PATH, body("2"), caller=OTHER, key="k")).data["status"] == "success"
+
+
+async def test_one_key_asked_by_many_at_once_moves_once(tokens: Asker) -> None:
+    answers: list[Answer] = []
+
+    async def ask(asked: Any) -> None:
+        answers.append(await tokens.ask("POST", PATH, asked, caller=MINE, key="all at once"))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(64):
+            nursery.start_soon(ask, body("1" if number % 2 == 0 else "2"))
+    told = [answer for answer in answers if answer.status == 200]
+    refused = [answer for answer in answers if answer.status != 200]
+    assert len(told) == len(refused) == 32
+    assert len({answer.body for answer in told}) == 1
+    assert sum(b"idempotent-replayed" not in answer.headers for answer in told) == 1
+    assert {answer.problem for answer in refused} == {(422, "key_reused", "Idempotency-Key")}
+    balances = (await tokens.ask("GET", "/api/v1/user/balances", caller=MINE)).data["balances"]
+    assert [one["available"] for one in balances if one["account_type"] == "trading"] == [told[0].data["amount"]]
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+accounts = st.fixed_dictionaries(
+    {}, optional={"account_type": st.just("funding") | scalars, "asset": st.just("USDT") | scalars, "user_id": scalars}
+)
+bodies = st.fixed_dictionaries(
+    {}, optional={"from_account": accounts | scalars, "to_account": accounts | scalars, "amount": scalars, "x": scalars}
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(asked=st.lists(bodies | scalars | st.binary(max_size=30), min_size=5, max_size=20))
+def test_whatever_is_sent_is_answered(asked: list[Any]) -> None:
+    async def program() -> None:
+        async with World().engine() as engine:
+            asker = Asker(engine)
+            for one in asked:
+                answer = await asker.ask("POST", PATH, one if isinstance(one, bytes) else json.dumps(one).encode())
+                if answer.status != 200:
+                    assert answer.problem[0] in {400, 422}
+
+    in_a_loop(program)
 
 
 async def test_a_verdict_is_an_answer(tokens: Asker) -> None:
