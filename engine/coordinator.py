@@ -219,11 +219,11 @@ class Coordinator:
         try:
             is_reached = await self._reach_source(transfer, hold)
         except (LedgerUnavailable, RecordsUnavailable, LeaseLapsed) as fault:
-            self._alerts.warn("drive_interrupted", transfer=repr(transfer), error=str(fault))
+            self._alerts.warn("drive_interrupted", transfer=transfer, error=str(fault))
             transfer.trouble(str(fault))
             is_reached = False
         except Exception as error:  # noqa: BLE001  one transfer's trouble is the scanner's, not the user's
-            self._alerts.critical("drive_crashed", transfer=repr(transfer), error=repr(error), exc_info=error)
+            self._alerts.critical("drive_crashed", transfer=transfer, error=repr(error), exc_info=error)
             is_reached = False
         if is_reached:
             self._drive_soon(transfer, partial(self._after_source, transfer, None))
@@ -250,7 +250,7 @@ class Coordinator:
             await self._endings.end_for_other_owner(transfer)
             return False
         if verdict is HoldVerdict.UNDECIDED:
-            self._alerts.critical("hold_undecided", transfer=repr(transfer), status=status_name(hold.status))
+            self._alerts.critical("hold_undecided", transfer=transfer, status=status_name(hold.status))
             transfer.trouble(f"the ledger answered {status_name(hold.status)}")
             return False
         if verdict is HoldVerdict.NEW:
@@ -352,7 +352,7 @@ class Coordinator:
         match await self._calls.ask(transfer.source.core_to_call.commit, transfer.uuid):
             case Failed(reason):
                 # The ledger has posted, so committed is the truth; what the core keeps frozen is a person's to mend.
-                self._alerts.critical("commit_refused", transfer=repr(transfer), reason=reason)
+                self._alerts.critical("commit_refused", transfer=transfer, reason=reason)
             case Pending(reason):
                 transfer.error = reason
                 return False

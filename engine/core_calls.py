@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
+from uuid import UUID
 
 import trio
 
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.leases import Lease
-from transfer_engine.engine.services.protocol import Answer, Failed, Pending, Success
+from transfer_engine.engine.services.protocol import Answer, Failed, Pending, ServiceCall, Success
 
 REPLAY_GAP_LEAST_MS: Final = 1
 """The first pause between two calls of a core that answers Pending: it doubles, so it may not be zero."""
@@ -15,7 +16,7 @@ REPLAY_GAP_LEAST_MS: Final = 1
 REASON_CHARACTERS_MOST: Final = 500
 """Of a core's reason: it goes into a row, and to clients."""
 
-Body = TypeVar("Body")
+Body = TypeVar("Body", ServiceCall, UUID)
 
 
 class CoreCalls:
@@ -48,9 +49,9 @@ class CoreCalls:
             while True:
                 self._lease.require()
                 try:
-                    asked = self._checked(await operation(body), operation)
+                    asked = self._checked(await operation(body), operation, _req_id(body))
                 except Exception as error:  # noqa: BLE001  a core is foreign code
-                    self._alerts.warn("core_raised", operation=repr(operation), error=repr(error))
+                    self._alerts.warn("core_raised", req_id=_req_id(body), operation=repr(operation), error=repr(error))
                     asked = Pending(f"the service raised {type(error).__name__}")
                 if not isinstance(asked, Pending):
                     return asked
@@ -59,7 +60,7 @@ class CoreCalls:
                 pause_s *= 2
         return answer
 
-    def _checked(self, asked: object, operation: object) -> Answer:
+    def _checked(self, asked: object, operation: object, req_id: str) -> Answer:
         """Return a core's answer with a reason that a row can hold; what is no answer is Pending."""
         match asked:
             case Success():
@@ -68,8 +69,14 @@ class CoreCalls:
                 return Failed(_legible(reason) or "the service gave no reason")
             case Pending(reason):
                 return Pending(_legible(reason))
-        self._alerts.critical("core_answered_nonsense", operation=repr(operation), answer=_legible(repr(asked)))
+        self._alerts.critical(
+            "core_answered_nonsense", req_id=req_id, operation=repr(operation), answer=_legible(repr(asked))
+        )
         return Pending(f"the service answered with {_legible(type(asked).__name__)}, which is no answer")
+
+
+def _req_id(body: ServiceCall | UUID) -> str:
+    return str(body.req_id if isinstance(body, ServiceCall) else body)
 
 
 def _legible(reason: object) -> str:

@@ -64,7 +64,7 @@ class Drives:
             await work()
         except (LedgerUnavailable, RecordsUnavailable, LeaseLapsed) as fault:
             # No crash of the transfer's: an outage would set everything aside that is replayed while it lasts.
-            self._alerts.warn("drive_interrupted", transfer=repr(transfer), error=str(fault))
+            self._alerts.warn("drive_interrupted", transfer=transfer, error=str(fault))
             transfer.trouble(str(fault))
         except Exception as error:  # noqa: BLE001  one transfer's trouble, whatever it is, is not the engine's
             self.crashed(transfer, error)
@@ -78,7 +78,7 @@ class Drives:
     def crashed(self, transfer: OpenTransfer, error: BaseException) -> None:
         """Count a crash of a transfer's drive or handler; set the transfer aside when they are too many."""
         transfer.crashes += 1
-        self._alerts.critical("drive_crashed", transfer=repr(transfer), error=repr(error), exc_info=error)
+        self._alerts.critical("drive_crashed", transfer=transfer, error=repr(error), exc_info=error)
         if transfer.crashes >= self._crashes_most:
             self.set_aside(transfer, error)
 
@@ -86,4 +86,4 @@ class Drives:
         """Stop trying a transfer in this life; an operator's resolve, or the next life, takes it up again."""
         transfer.is_quarantined = True
         transfer.trouble(f"set aside after repeated crashes: {type(error).__name__}")
-        self._alerts.critical("transfer_set_aside", transfer=repr(transfer), error=repr(error))
+        self._alerts.critical("transfer_set_aside", transfer=transfer, error=repr(error))

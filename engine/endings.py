@@ -69,7 +69,7 @@ class Endings:
         if stored is not None and stored.state.is_terminal and stored.fingerprint == transfer.intent.fingerprint:
             if TransferState.COMMITTED in {state, stored.state} and state is not stored.state:
                 self._alerts.critical(
-                    "terminal_conflict", transfer=repr(transfer), stored=stored.state.value, found=state.value
+                    "terminal_conflict", transfer=transfer, stored=stored.state.value, found=state.value
                 )
                 transfer.is_quarantined = True
                 transfer.trouble(f"its row says {stored.state.value}, and the ledger {state.value}")
@@ -129,12 +129,10 @@ class Endings:
             elif verdict in {EndVerdict.POSTED, EndVerdict.VOIDED}:
                 await self._take_end_time(transfer)
             else:
-                self._alerts.critical(
-                    "end_undecided", transfer=repr(transfer), leg=leg, status=status_name(result.status)
-                )
+                self._alerts.critical("end_undecided", transfer=transfer, leg=leg, status=status_name(result.status))
                 transfer.trouble(f"the ledger answered {status_name(result.status)}")
             return verdict
-        self._alerts.critical("legs_used_up", transfer=repr(transfer), legs=list(legs))
+        self._alerts.critical("legs_used_up", transfer=transfer, legs=list(legs))
         transfer.trouble("every leg of this transfer is burnt")
         return EndVerdict.UNDECIDED
 
@@ -209,12 +207,12 @@ class Endings:
         elif found:
             self._close(transfer, key_reused())
         else:
-            self._alerts.critical("hold_vanished", transfer=repr(transfer))
+            self._alerts.critical("hold_vanished", transfer=transfer)
             transfer.trouble("the ledger says that the hold exists, and can't find it")
 
     def contradiction(self, transfer: OpenTransfer, what: str) -> None:
         """A core and the ledger disagree about a final answer: no terminal state, a person must look."""
-        self._alerts.critical("contradiction", transfer=repr(transfer), what=what)
+        self._alerts.critical("contradiction", transfer=transfer, what=what)
         transfer.trouble(what)
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
+from uuid import UUID
 
 import msgspec
 import trio
@@ -159,11 +160,17 @@ def reopen(intent: Intent, row: Row, registry: ServiceRegistry, alerts: Alerts) 
     """Return an unfinished transfer as its former life left it; None, with an alert, where it can't be driven."""
     req_id = int.from_bytes(intent.req_id)
     if isinstance(row, str):
-        alerts.critical("row_damaged", req_id=f"{req_id:#x}", error=row)
+        alerts.critical("row_damaged", req_id=str(UUID(int=req_id)), user=intent.user_id, error=row)
         return None
     source, target = registry.find(intent.source), registry.find(intent.target)
     if source is None or target is None:
-        alerts.critical("unknown_service", req_id=f"{req_id:#x}", source=intent.source, target=intent.target)
+        alerts.critical(
+            "unknown_service",
+            req_id=str(UUID(int=req_id)),
+            user=intent.user_id,
+            source=intent.source,
+            target=intent.target,
+        )
         return None
     transfer = OpenTransfer(req_id=req_id, intent=intent, source=source, target=target)
     transfer.is_recovered = True
@@ -243,7 +250,7 @@ class Replays:
     async def _replay(self, transfer: OpenTransfer) -> None:
         transfer.retry_count += 1
         if transfer.retry_count % self._settings.alert_retries == 0:
-            self._alerts.critical("transfer_stuck", transfer=repr(transfer), error=transfer.error)
+            self._alerts.critical("transfer_stuck", transfer=transfer, error=transfer.error)
         self._drives.start(transfer, partial(self._coordinator.drive, transfer))
         if not transfer.is_wallet_pair:
             await trio.sleep(self._settings.replay_gap_ms / 1000)
@@ -252,7 +259,7 @@ class Replays:
         """Write a last row again that crashed the recorder, and was set aside there."""
         transfer.touched_at = trio.current_time()
         transfer.crashes += 1
-        self._alerts.critical("last_row_missing", transfer=repr(transfer), crashes=transfer.crashes)
+        self._alerts.critical("last_row_missing", transfer=transfer, crashes=transfer.crashes)
         if transfer.crashes <= self._settings.poison_crashes_most:
             self._recorder.end(transfer)
         else:
@@ -270,4 +277,4 @@ class Replays:
             return
         if self._alerted.get(transfer.req_id) != name:
             self._alerted[transfer.req_id] = name
-            alert(name, transfer=repr(transfer), pending_ms=pending_ms, error=transfer.error)
+            alert(name, transfer=transfer, pending_ms=pending_ms, error=transfer.error)

@@ -199,7 +199,7 @@ class Streams:
                 try:
                     self._note(transfer, source_stream, target_stream)
                 except Exception as error:  # noqa: BLE001  whoever ends transfers must not be ended by who listens
-                    self._alerts.critical("stream_failed", transfer=repr(transfer), error=repr(error), exc_info=error)
+                    self._alerts.critical("stream_failed", transfer=transfer, error=repr(error), exc_info=error)
 
     def note_closed(self, transfer: OpenTransfer, answer: TransferOutcome | Refused) -> None:
         """Tell the end of a transfer whose last row is another one's, if it was ever told that it is under way.
