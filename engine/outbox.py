@@ -159,6 +159,8 @@ class Outbox:
         Call it before the write, and :meth:`entered` or :meth:`abandoned` after it: until then it counts as waiting.
         """
         enabled = self.endpoints.enabled
+        if not enabled:
+            return None
         messages: list[OutboxMessage] = []
         for record in records:
             user_id, target_user_id = record.user_id, record.target_user_id

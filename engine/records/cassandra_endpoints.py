@@ -19,7 +19,7 @@ from transfer_engine.schema.webhooks import Endpoint, encode_endpoint
 PARTITIONS: Final = 64
 """Of the table: 100,000 endpoints are some 1,600 rows of 300 bytes in each."""
 
-_USER_BITS: Final = 63
+_USER_BITS: Final = 64
 
 
 class CassandraEndpoints:
