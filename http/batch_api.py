@@ -63,7 +63,7 @@ class BatchApi:
             )
         is_lines = request.content_type.partition(b";")[0].strip().lower() == NDJSON
         items = decode_lines(request.body) if is_lines else decode_batch(request.body)
-        self._gate.charge(request, caller, len(items) - 1)
+        self._gate.charge(request, caller, len(items) - 1, of=len(items))
         answers = await transfer_items(self._slot.engine, items, caller)
         results = [_result(index, *answer) for index, answer in enumerate(zip(items, answers, strict=True))]
         about = About(count=len(items))

@@ -69,17 +69,17 @@ class Gate:
         if self.rate_limits is not None:
             self.rate_limits.arrive(request)
 
-    def charge(self, request: Request, caller: Caller, cost: int) -> None:
+    def charge(self, request: Request, caller: Caller, cost: int, *, of: int = 0) -> None:
         """Count ``cost`` more for who asks and for the address; all of it is taken, or nothing.
 
         A batch of n transfers costs n - 1 beside its request; a websocket's message 1, or as many transfers as it
-        has: ``request`` is the handshake then.
+        has: ``request`` is the handshake then. ``of`` is what all of it costs, where a part was counted before.
 
         Raises:
             Rejected: too often (``rate_limited``, 429), or more than is ever allowed (``exceeds_rate_limit``, 422).
         """
         if self.rate_limits is not None and cost > 0:
-            self.rate_limits.charge(request, caller, cost)
+            self.rate_limits.charge(request, caller, cost, of=of)
 
     def headers(self, request: Request, caller: Caller | None) -> Headers:
         """Return what every answer carries, the refused ones too; ``caller`` is None where he is not known."""

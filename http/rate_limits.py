@@ -113,8 +113,10 @@ class RateLimits:
         if self.users is not None and caller.subject:
             self._take([(self.users, caller.subject)], 1)
 
-    def charge(self, request: Request, caller: Caller, cost: int) -> None:
+    def charge(self, request: Request, caller: Caller, cost: int, *, of: int = 0) -> None:
         """Count ``cost`` more, for address and user alike: all of it, or nothing.
+
+        ``of`` is what all of it costs, where a part was counted before.
 
         Raises:
             Rejected: that is too many now (``rate_limited``, 429), or ever (``exceeds_rate_limit``, 422).
@@ -124,7 +126,7 @@ class RateLimits:
             buckets.append((self.addresses, self._bucket_of(request.peer, request.forwarded_for)))
         if self.users is not None and caller.subject:
             buckets.append((self.users, caller.subject))
-        self._take(buckets, cost)
+        self._take(buckets, cost, of=of)
 
     def headers(self, request: Request, caller: Caller | None) -> Headers:
         """Return what an answer says of the limits that apply to it: ``RateLimit-Policy`` and ``RateLimit``."""
@@ -145,13 +147,13 @@ class RateLimits:
             return None
         return (self.users.per_minute, *self.users.left(caller.subject, trio.current_time()))
 
-    def _take(self, buckets: list[tuple[Buckets, str]], cost: int) -> None:
+    def _take(self, buckets: list[tuple[Buckets, str]], cost: int, *, of: int = 0) -> None:
         now = trio.current_time()
         for policy, key in buckets:
             wait_s = policy.wait_s(key, cost, now)
             if wait_s:
                 policy.touch(key)
-                raise _refusal(policy, cost, wait_s)
+                raise _refusal(policy, max(cost, of), wait_s)
         # The point of no return: all of them have the tokens.
         for policy, key in buckets:
             policy.take(key, cost, now)

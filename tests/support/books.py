@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from support.server import ASSETS
 from transfer_engine.engine import Engine, Refused, open_engine
 from transfer_engine.engine.services.registry import EXTERNAL
 from transfer_engine.engine.services.simulated import Behaviour, CoreOperation
@@ -29,7 +30,9 @@ AT_REST: dict[str, Any] = {
 
 def settings_of(data_dir: Path, **backends: Any) -> ServerSettings:
     """Return what a server of the load's services runs with; ``backends`` are the settings of its clusters, if any."""
-    return ServerSettings.model_validate({"services": list(SERVICES), "data_dir": data_dir, **backends})
+    return ServerSettings.model_validate(
+        {"services": list(SERVICES), "assets": ASSETS, "data_dir": data_dir, **backends}
+    )
 
 
 async def examine(data_dir: Path, notebook: Notebook, figures: dict[str, Any] | None, **backends: Any) -> list[Verdict]:

@@ -17,7 +17,11 @@ import yaml
 T = TypeVar("T")
 
 COMMAND = str(Path(sys.executable).with_name("transfer-engine"))
-ASSETS = [{"asset_id": 1, "symbol": "USDT", "decimals": 8}, {"asset_id": 2, "symbol": "BTC", "decimals": 8}]
+ASSETS = [
+    {"asset_id": 1, "symbol": "USDT", "decimals": 8},
+    {"asset_id": 2, "symbol": "BTC", "decimals": 8},
+    {"asset_id": 3, "symbol": "ETH", "decimals": 8},
+]
 """Of which any amount may be moved: what most tests are about has nothing to do with how much."""
 
 READY = "transfer-engine is ready at "
