@@ -1,0 +1,21 @@
+"""The page of curl is followed word for word on the production pair: the same answers."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.guides import follow
+from support.production import Pair
+
+
+@pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="curl and bash are needed")
+def test_every_command_answers_what_the_page_says(pair: Pair, tmp_path: Path) -> None:
+    folder = tmp_path / "guide"
+    folder.mkdir()
+    config = folder / "backends.yaml"
+    backends = pair.backends()
+    backends["tigerbeetle"]["addresses"] = list(backends["tigerbeetle"]["addresses"])
+    config.write_text(yaml.safe_dump(backends))
+    follow("guide-curl.md", folder, {"TRANSFER_ENGINE_CONFIG": str(config)})
