@@ -17,19 +17,13 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _LIFETIME_MOST_S: Final = 3_650 * 86_400
 
 
-class _Lifetime(click.ParamType):
-    """A number and a unit, as seconds."""
-
-    name = "duration"
-
-    def convert(self, value: object, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"([0-9]{1,9})([smhd])", str(value))
-        lifetime_s = int(found[1]) * _UNITS_S[found[2]] if found is not None else 0
-        if not 0 < lifetime_s <= _LIFETIME_MOST_S:
-            self.fail(f"{value!r} is no duration: use a number with s, m, h or d, such as 1h.", parameter, context)
-        return lifetime_s
+def _seconds(_context: click.Context, _parameter: click.Parameter, duration: str) -> int:
+    """Return a number and a unit as seconds."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhd])", duration)
+    seconds = int(found[1]) * _UNITS_S[found[2]] if found is not None else 0
+    if not 0 < seconds <= _LIFETIME_MOST_S:
+        raise click.BadParameter(f"{duration!r} is no duration: use a number with s, m, h or d, such as 1h.")
+    return seconds
 
 
 @click.command()
@@ -54,7 +48,7 @@ class _Lifetime(click.ParamType):
     help="What it allows; can be given many times.  [transfer:read and transfer:write]",
 )
 @click.option(
-    "--expires-in", "lifetime_s", type=_Lifetime(), default="1h", show_default=True, help="90s, 15m, 1h, 30d."
+    "--expires-in", "lifetime_s", callback=_seconds, default="1h", show_default=True, help="90s, 15m, 1h, 30d."
 )
 @click.option(
     "--audience",
