@@ -7,6 +7,7 @@ packet and one system call less a request.
 """
 
 import math
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, cast
@@ -43,11 +44,12 @@ async def serve_connections(
     limits: Limits,
     stopping: trio.Event,
     *,
+    tls: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Accept and serve connections until ``stopping``; then let the answers under way out for ``graceful_s``.
 
-    The listeners are closed when it returns. Cancellation cuts every connection.
+    Plain ones, or those of ``tls``. The listeners are closed when it returns. Cancellation cuts every connection.
     """
     wrapped = ASGIWrapper(app)
     context = WorkerContext(None)
@@ -61,7 +63,8 @@ async def serve_connections(
             async def handle(stream: trio.SocketStream) -> None:
                 if len(connections.child_tasks) > limits.connections_most:
                     return  # trio closes it
-                await Connection(wrapped, config, context, ConnectionState(state.copy()), stream, limits).run()
+                served = stream if tls is None else _encrypted(stream, tls)
+                await Connection(wrapped, config, context, ConnectionState(state.copy()), served, limits).run()
 
             async with trio.open_nursery(strict_exception_groups=True) as accepting:
                 accept = partial(trio.serve_listeners, handle, list(listeners), handler_nursery=connections)
@@ -75,6 +78,11 @@ async def serve_connections(
         lifespan_nursery.cancel_scope.cancel()
 
 
+def _encrypted(stream: trio.SocketStream, tls: ssl.SSLContext) -> "trio.SSLStream[trio.SocketStream]":
+    """Return the stream under TLS; HTTP knows its own ends, so nobody waits for the other side's last words."""
+    return trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+
+
 class Connection(TCPServer):
     """One client's connection."""
 
@@ -84,7 +92,7 @@ class Connection(TCPServer):
         config: Config,
         context: WorkerContext,
         state: ConnectionState,
-        stream: trio.SocketStream,
+        stream: "trio.SocketStream | trio.SSLStream[trio.SocketStream]",
         limits: Limits,
     ) -> None:
         super().__init__(app, config, context, LifespanState(state), cast("trio.SSLStream[trio.SocketStream]", stream))
@@ -142,6 +150,15 @@ class Connection(TCPServer):
         await trio.aclose_forcefully(self.stream)
         await self.protocol.handle(Closed())
 
+    async def _close(self) -> None:
+        # A plain socket closes at once; TLS says goodbye first, to somebody who may not listen.
+        with trio.move_on_after(self._send_timeout_s):
+            await super()._close()
+
+    async def _initiate_server_close(self) -> None:
+        with trio.move_on_after(self._send_timeout_s):
+            await super()._initiate_server_close()
+
     async def _read_data(self) -> None:
         try:
             with self._reading:
@@ -194,5 +211,5 @@ class _IdleTimer:
                 break
             self._scope = trio.CancelScope()  # its time was up just when a request came
         if self._is_idle:
-            with trio.CancelScope(shield=True):  # closing a plain socket takes no time
+            with trio.CancelScope(shield=True):  # it is bounded
                 await self._close()

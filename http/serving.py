@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -26,6 +27,7 @@ from transfer_engine.http.logs import access_log_of
 from transfer_engine.http.main_door import MainDoor
 from transfer_engine.http.rate_limits import rate_limits_of
 from transfer_engine.http.settings import ServerSettings
+from transfer_engine.http.tls_settings import open_tls
 from transfer_engine.http.tokens import open_authenticator
 from transfer_engine.http.user_names import UserNames
 from transfer_engine.http.webhooks import running_webhooks
@@ -85,10 +87,11 @@ async def run_server(settings: ServerSettings, announce: Callable[[Addresses], N
 
     Raises:
         CannotListen: an address can't be listened on.
-        ConfigurationError: the tokens' keys can't be read.
+        ConfigurationError: the tokens' keys, or the certificate, can't be read.
         DataDirUnusable, LedgerDamaged, RecordsDamaged: the engine can't be opened.
     """
     authenticator = open_authenticator(settings.tokens) if settings.tokens is not None else NoTokens()
+    tls = open_tls(settings.tls) if settings.tls is not None else None
     main, express = _open_ports(settings)
     life = _Life()
     opening = Opening()
@@ -103,13 +106,14 @@ async def run_server(settings: ServerSettings, announce: Callable[[Addresses], N
                 with life.scope:
                     async with (
                         access_log.running() if access_log is not None else nullcontext(),
-                        _open_doors(api, settings, main, express, life.stopping) as closed,
+                        _open_doors(api, settings, main, express, life.stopping, tls) as closed,
                         open_engine(settings, opening=opening, outbox=settings.webhooks.limits()) as engine,
                         _telling(api, settings, engine),
                     ):
                         life.engine = engine
                         api.serve(engine)
-                        announce(Addresses(_url(main[0]), _url(express[0]) if express else None))
+                        scheme = "http" if tls is None else "https"
+                        announce(Addresses(_url(main[0], scheme), _url(express[0]) if express else None))
                         await closed.wait()
                         _log.info("draining", shutdown_ms=settings.shutdown_ms)
                 nursery.cancel_scope.cancel()
@@ -153,8 +157,8 @@ def _open_ports(settings: ServerSettings) -> tuple[list[socket.socket], list[soc
     return main, express
 
 
-def _url(listener: socket.socket) -> str:
-    return f"http://{address_of(listener)}"
+def _url(listener: socket.socket, scheme: str = "http") -> str:
+    return f"{scheme}://{address_of(listener)}"
 
 
 @asynccontextmanager
@@ -164,6 +168,7 @@ async def _open_doors(
     main: Sequence[socket.socket],
     express: Sequence[socket.socket],
     stopping: trio.Event,
+    tls: ssl.SSLContext | None,
 ) -> AsyncIterator[trio.Event]:
     """Serve until ``stopping``; yield what tells that the last answer is out. Leaving the context cuts the rest off."""
     graceful_s = (settings.deadline_ms + _ANSWERS_MS) / 1_000
@@ -188,10 +193,9 @@ async def _open_doors(
     )
     async with trio.open_nursery(strict_exception_groups=True) as nursery:
         nursery.start_soon(websockets.run, stopping)
-        await nursery.start(
-            serve,
-            partial(_serve_main, MainDoor(api, settings, websockets), settings, _listeners(main), stopping, graceful_s),
-        )
+        main_door = MainDoor(api, settings, websockets)
+        serve_main = partial(_serve_main, main_door, settings, _listeners(main), stopping, graceful_s, tls)
+        await nursery.start(serve, serve_main)
         if express:
             door = ExpressDoor(api, settings, partial(serve_websocket, websockets))
             serve_express = partial(door.serve, _listeners(express), stopping, graceful_s=graceful_s)
@@ -210,6 +214,7 @@ async def _serve_main(
     listeners: Sequence[trio.SocketListener],
     stopping: trio.Event,
     graceful_s: float,
+    tls: ssl.SSLContext | None,
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
@@ -217,6 +222,7 @@ async def _serve_main(
     config = Config()
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
+    config.ssl_handshake_timeout = settings.body_timeout_ms / 1_000
     config.keep_alive_timeout = settings.keep_alive_ms / 1_000
     config.keep_alive_max_requests = _KEEP_ALIVE_REQUESTS_MOST
     limits = Limits(
@@ -225,7 +231,7 @@ async def _serve_main(
         graceful_s=graceful_s,
     )
     config.websocket_max_message_size = settings.websocket.message_bytes_most
-    await serve_connections(door, config, listeners, limits, stopping, task_status=task_status)
+    await serve_connections(door, config, listeners, limits, stopping, tls=tls, task_status=task_status)
 
 
 async def _obey(signals: AsyncIterator[int], life: _Life) -> None:

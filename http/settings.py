@@ -21,6 +21,7 @@ from transfer_engine.engine.settings import ServiceSettings, Settings
 from transfer_engine.http.client_addresses import parse_networks
 from transfer_engine.http.configuration_file import ConfigurationError, ConfigurationFile, read_configuration_file
 from transfer_engine.http.rate_limit_settings import RateLimitSettings
+from transfer_engine.http.tls_settings import TlsSettings
 from transfer_engine.http.token_settings import TokenSettings
 from transfer_engine.http.webhook_settings import WebhookSettings
 from transfer_engine.http.websocket_settings import WebSocketSettings
@@ -45,6 +46,8 @@ class ServerSettings(Settings):
     """Whether the express door is open: the same API by a faster path, HTTP/1.1 only."""
     express_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
     """Its port; None takes the one after ``port`` (a free one where that is 0)."""
+    tls: TlsSettings | None = None
+    """The main door's certificate; None speaks plain HTTP."""
     tokens: TokenSettings | None = None
     """Who may ask; None serves everybody, and loopback only."""
     rate_limits: RateLimitSettings = RateLimitSettings()
@@ -135,7 +138,7 @@ def _check_file(file: ConfigurationFile) -> None:
 
 
 def _read_environment() -> dict[str, Any]:
-    taken_away = {}
+    taken_away: dict[str, None] = {}
     for variable, value in os.environ.items():
         if not variable.upper().startswith(ENVIRONMENT_PREFIX) or variable.upper() in _NO_SETTINGS:
             continue

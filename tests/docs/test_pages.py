@@ -20,6 +20,7 @@ from transfer_engine.http.problems import (
 )
 from transfer_engine.http.rate_limit_settings import RateLimitSettings
 from transfer_engine.http.settings import ServerSettings
+from transfer_engine.http.tls_settings import TlsSettings
 from transfer_engine.http.token_settings import TokenSettings
 from transfer_engine.http.webhook_settings import WebhookSettings
 from transfer_engine.http.websocket_settings import WebSocketSettings
@@ -27,6 +28,7 @@ from transfer_engine.http.websocket_settings import WebSocketSettings
 SECTIONS: dict[str, type[BaseModel]] = {
     "tigerbeetle": TigerBeetleSettings,
     "cassandra": CassandraSettings,
+    "tls": TlsSettings,
     "tokens": TokenSettings,
     "rate_limits": RateLimitSettings,
     "websocket": WebSocketSettings,
@@ -88,7 +90,7 @@ def test_every_setting_is_on_its_page_with_its_default(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "default"),
     [
-        (f"{group}.{name}", field.get_default())
+        (f"{group}.{name}", "required" if field.is_required() else field.get_default())
         for group, model in SECTIONS.items()
         for name, field in model.model_fields.items()
     ],
@@ -98,7 +100,7 @@ def test_every_setting_of_a_section_is_on_its_page_with_its_default(name: str, d
     assert row is not None
     if isinstance(default, tuple):
         [default] = default
-    assert row[1] == ("none" if default is None else f"`{default}`")
+    assert row[1] == {None: "none", "required": "required"}.get(default, f"`{default}`")
 
 
 def test_every_alert_is_on_its_page() -> None:
