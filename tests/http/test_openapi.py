@@ -137,6 +137,14 @@ def test_the_page_of_the_websocket_is_in_the_package(server: Server) -> None:
     assert (refused.status_code, refused.json()["code"]) == (404, "no_such_path")
 
 
+def test_the_express_door_has_the_document_and_no_pages(server: Server) -> None:
+    express = server.through("express").client
+    assert express.get("/openapi.json").json() == server.client.get("/openapi.json").json()
+    for path in ("/docs", "/docs/websocket"):
+        refused = express.get(path)
+        assert (refused.status_code, refused.json()["code"]) == (404, "no_such_path")
+
+
 def test_the_style_s_hash_is_the_policy_s() -> None:
     import base64
     import hashlib
