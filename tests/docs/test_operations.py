@@ -69,3 +69,10 @@ def test_the_unit_waits_longer_than_the_engine_drains() -> None:
     unit = (OPERATIONS / "transfer-engine.service").read_text(encoding="utf-8")
     stop_s = int(unit.partition("TimeoutStopSec=")[2].split()[0])
     assert stop_s * 1000 > ServerSettings().shutdown_ms
+
+
+def test_production_limits_what_it_was_ordered_to() -> None:
+    settings = load_settings(OPERATIONS / "production.yaml", {})
+    assert settings.rate_limits.per_user_per_minute == 60
+    assert settings.rate_limits.per_address_per_minute is not None
+    assert (settings.assets[0].amount_least, settings.assets[0].amount_most) == (1_000_000, 10**15)
