@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from transfer_engine.http.markdown_pages import anchor_of, render_line, render_markdown
 from transfer_engine.http.openapi import operation_of, status_of, summary_of
-from transfer_engine.http.operations import TRACEPARENT, Code
+from transfer_engine.http.operations import ID_MAX, TRACEPARENT, Code
 from transfer_engine.http.problem_meanings import meaning_of
 from transfer_engine.http.problems import NUMBER_OF_CODE, STATUS_OF_PROBLEM, STATUS_OF_REFUSAL
 from transfer_engine.http.routes import Route
@@ -136,7 +136,9 @@ class PageContents:
             members = (f"{name}: {self._type(field)}" for name, field in schema["properties"].items())
             return Markup("object with {}").format(Markup(", ".join(members)))  # noqa: S704 - names are ours
         notes = [schema["format"]] if "format" in schema else []
-        if "minimum" in schema and "maximum" in schema:
+        if schema.get("minimum") == 1 and schema.get("maximum") == ID_MAX:
+            notes.append("positive")
+        elif "minimum" in schema and "maximum" in schema:
             notes.append(f"{schema['minimum']} to {schema['maximum']}")
         return escape(f"{kind} ({', '.join(notes)})" if notes else kind)
 
