@@ -21,9 +21,11 @@ from transfer_engine.http.client_events import Heard, hear
 from transfer_engine.http.client_tokens import TokenSource
 from transfer_engine.http.client_transport import problem_of
 
-CONNECT_S: Final = 5.0
+CONNECT_S: Final = 3.0
+"""For TCP, TLS and the handshake together; one that is cut in the middle is noticed only by this."""
 MESSAGE_BYTES_MOST: Final = 64 << 20
-_CLOSE_S: Final = 1.0
+_CLOSE_S: Final = 0.05
+"""For sending the farewell: whoever cancels has ended the task, too, that would hear the answer to it."""
 _MESSAGES_WAITING: Final = 64
 _TOKEN_REFUSED: Final = frozenset({401, 4001})
 """The handshake's status, and the close code, of a token that is not accepted (any more)."""

@@ -56,7 +56,7 @@ def follow(page: str, directory: Path, environment: Mapping[str, str] | None = N
     log = directory / "transfer-engine.log"
     assert len(answers) == len(expected), (run.stdout, run.stderr, log.read_text() if log.exists() else "")
     for (command, answer), found in zip(expected, answers, strict=True):
-        assert _steady(found) == _steady(answer), f"{command}\n{run.stderr}"
+        assert _steady(found) == _steady(answer), f"{command}\n{found}\n{run.stderr}"
     assert run.returncode == 0, run.stderr
 
 
