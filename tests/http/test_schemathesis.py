@@ -17,7 +17,7 @@ from support.server import Server, run_command, running_server
 
 from .conftest import CORES
 
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "15")
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")
 """Random requests for each endpoint, in each of the runs."""
 SEED = os.environ.get("SCHEMATHESIS_SEED", "1")
 
