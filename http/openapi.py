@@ -33,7 +33,10 @@ _ABOUT: Final = """\
 Moves users' money between their accounts: exactly once, in order per user, whatever crashes.
 
 Errors are problem details (RFC 9457) with a stable `code`. `retryable` says whether the same request may succeed later,
-unchanged. Whatever moves money takes an `Idempotency-Key`: with it a request can be repeated until it is answered."""
+unchanged. Whatever moves money takes an `Idempotency-Key`: with it a request can be repeated until it is answered.
+
+Transfers, batches and look-ups also go through a websocket, `/api/v1/ws`, which tells what happens to a user, too: see
+[its page](/docs/websocket)."""
 
 _OF_EVERY_REQUEST: Final[tuple[Code, ...]] = (
     ProblemCode.MALFORMED_REQUEST,
