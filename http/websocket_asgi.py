@@ -12,9 +12,9 @@ from typing import Any, Final
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import trio
-from hypercorn.protocol.events import Data, Event, Request, StreamClosed
-from hypercorn.protocol.ws_stream import FrameTooLargeError, WSStream
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ConnectionState, WebsocketScope
+from hypercorn.protocol.events import Body, Data, Event, Request, StreamClosed
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WSStream
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, ConnectionState, WebsocketScope
 from wsproto.connection import ConnectionState as FrameState
 from wsproto.events import BytesMessage, CloseConnection, Message, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
@@ -46,6 +46,7 @@ class Frames(WSStream):
         super().__init__(*arguments)
         self.last_heard_at = trio.current_time()
         self._is_refused = False
+        self._decided = trio.Event()
 
     async def handle(self, event: Event) -> None:
         """Take what comes from the client."""
@@ -54,9 +55,19 @@ class Frames(WSStream):
             event = replace(event, headers=headers, state=ConnectionState({**event.state, STATE: self}))
         else:
             self.last_heard_at = trio.current_time()
-            if self._is_refused and isinstance(event, Data):
-                return  # behind what is wrong nothing can be read any more
+            if isinstance(event, Body | Data) and not self.closed:
+                await self._decided.wait()  # who speaks before he is answered is not read before
+                if self._is_refused or not self.handshake.accepted:
+                    return  # behind what is wrong nothing can be read any more
         await super().handle(event)
+
+    async def app_send(self, message: ASGISendEvent | None) -> None:
+        """Take what comes from the application."""
+        try:
+            await super().app_send(message)
+        finally:
+            if self.state is not ASGIWebsocketState.HANDSHAKE or message is None:
+                self._decided.set()
 
     async def send_together(self, messages: Sequence[WebSocketMessage], *, is_pinging: bool) -> None:
         """Send messages in one write."""

@@ -30,6 +30,10 @@ class ConnectionEnded(Exception):
     """Nothing more can be sent or received: the client has closed the connection, or it broke."""
 
 
+class ClosedByClient(ConnectionEnded):
+    """The client has said goodbye, and is owed the same."""
+
+
 class Connection(Protocol):
     """One client's websocket. One task receives, another one sends; either may be cancelled, which ends both uses."""
 
@@ -45,6 +49,7 @@ class Connection(Protocol):
         """Return the messages that have come, at least one. Cancellation loses none but those of a broken connection.
 
         Raises:
+            ClosedByClient: the client leaves: close, with its code.
             ConnectionEnded: the client has left.
             MessageRefused: the client broke the protocol, or a bound: close with that code.
         """

@@ -21,7 +21,13 @@ from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import Request
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.transfer_items import error_details, problem_of, transfer_error
-from transfer_engine.http.websocket_connection import CloseCode, Connection, ConnectionEnded, MessageRefused
+from transfer_engine.http.websocket_connection import (
+    CloseCode,
+    ClosedByClient,
+    Connection,
+    ConnectionEnded,
+    MessageRefused,
+)
 from transfer_engine.http.websocket_log import MessageLog
 from transfer_engine.http.websocket_messages import (
     Answer,
@@ -85,6 +91,7 @@ class Session:
         self._refused_in_a_row = 0
         self._is_lagging = False
         self._is_asked = False
+        self._is_left = False
         self._ending: tuple[CloseCode, str] | None = None
         self._answered = trio.Event()
         self._reading = trio.CancelScope()
@@ -108,7 +115,7 @@ class Session:
                     self._nursery = nursery
                     nursery.start_soon(self._write)
                     await self._read()
-                    if self._in_flight:
+                    if self._in_flight and not self._is_left:
                         with trio.move_on_after(self._parts.drain_s):
                             await self._answered.wait()
                     self.outbox.close()
@@ -230,6 +237,9 @@ class Session:
                             return
         except MessageRefused as refused:
             self.end(refused.code, refused.reason)
+        except ClosedByClient:
+            self._ending = self._ending or (CloseCode.NORMAL, "")
+            self._is_left = True
         except ConnectionEnded:
             self.cut()
 

@@ -17,6 +17,7 @@ from wsproto.utilities import LocalProtocolError
 from transfer_engine.http.websocket_connection import (
     CODE_OF_FAULT,
     CloseCode,
+    ClosedByClient,
     ConnectionEnded,
     Message,
     MessageRefused,
@@ -170,14 +171,6 @@ class StreamConnection:
         if self._frames.state is ConnectionState.REMOTE_CLOSING:
             return ClosedByClient(event.code)
         return MessageRefused(CODE_OF_FAULT.get(event.code, CloseCode.PROTOCOL_ERROR), event.reason or "")
-
-
-class ClosedByClient(ConnectionEnded):
-    """The client has said goodbye, and is owed the same."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 def _nothing() -> None:
