@@ -40,7 +40,8 @@ def _keep_links(tokens: Sequence[Token]) -> None:
     for token in tokens:
         if token.type == "link_open":
             path, _, fragment = str(token.attrGet("href")).partition("#")
-            target = _PAGES.get(path, path if path in ("", "/openapi.json") else None)
+            is_here = path == "" or (path[:1] == "/" and path[1:2] != "/")
+            target = _PAGES.get(path, path if is_here else None)
             is_kept = target is not None
             if is_kept:
                 token.attrSet("href", f"{target}#{fragment}" if fragment else f"{target}")
