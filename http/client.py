@@ -13,11 +13,13 @@ before it was taken is an exception.
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
+import msgspec
 import trio
 
+from transfer_engine.actors.backoff import Backoff
 from transfer_engine.http.client_attempts import Attempts
 from transfer_engine.http.client_batches import BATCH_MOST, Batch, send_batch
 from transfer_engine.http.client_calls import bounded
@@ -51,7 +53,14 @@ from transfer_engine.http.client_subscriptions import Subscription
 from transfer_engine.http.client_tokens import Token
 from transfer_engine.http.client_transport import Answer, InvalidUrl
 from transfer_engine.http.client_user_requests import History, UserRequests
-from transfer_engine.http.client_user_results import InternalTransfer, UserAccount, UserBalance
+from transfer_engine.http.client_user_results import (
+    AssetLimits,
+    InternalTransfer,
+    Limits,
+    RateLimit,
+    UserAccount,
+    UserBalance,
+)
 from transfer_engine.http.client_websocket import (
     IN_FLIGHT_MOST,
     PING_INTERVAL_S,
@@ -66,6 +75,7 @@ from transfer_engine.schema.user_wire import UserStatus
 
 __all__ = [
     "AssetInfo",
+    "AssetLimits",
     "Balance",
     "BalanceChanged",
     "BatchResult",
@@ -76,11 +86,13 @@ __all__ = [
     "History",
     "InternalTransfer",
     "InvalidUrl",
+    "Limits",
     "NoAnswer",
     "NotAnEngine",
     "NotFound",
     "Outcome",
     "OutcomeUnknown",
+    "RateLimit",
     "Readiness",
     "Record",
     "Refusal",
@@ -101,6 +113,8 @@ __all__ = [
     "UserStatus",
     "WebSocketClient",
 ]
+
+_RESOLVE_BACKOFF: Final = Backoff(first_ms=50, most_ms=100)
 
 
 class Client(UserRequests):
@@ -238,7 +252,18 @@ class Client(UserRequests):
             NoAnswer: the server did not answer; the decision may have been carried out.
         """
         path = f"/api/v1/admin/transfers/{segment(req_id)}/resolve"
-        return await self._ask("POST", path, Resolution, deadline_s, body=encode({"action": action}))
+        body = encode({"action": action})
+
+        async def attempt(attempts: Attempts) -> Answer:
+            attempts.begin()
+            try:
+                return await self._transport.send("POST", path, body)
+            except Refused as refused:
+                # The engine is at the transfer for moments, again and again: between them there is little time.
+                raise type(refused)(msgspec.structs.replace(refused.refusal, retry_after_s=None)) from None
+
+        answer = await self._call(attempt, key=None, deadline_s=deadline_s, backoff=_RESOLVE_BACKOFF)
+        return self._decode(answer, Resolution)
 
     async def statistics(self, *, deadline_s: float | None = None) -> dict[str, Any]:
         """Return the engine's figures, as they come; for admins. Cancellation leaves nothing behind."""

@@ -111,12 +111,13 @@ class Requests:
         key: str | None,
         deadline_s: float | None,
         is_pending: Callable[[Result], bool] | None = None,
+        backoff: Backoff | None = None,
     ) -> Result:
         return await call(
             attempt,
             key=key,
             deadline_s=bounded(deadline_s, self._deadline_s),
-            backoff=self._backoff,
+            backoff=backoff or self._backoff,
             is_pending=is_pending,
             waits_for_server=self._waits_for_server,
         )

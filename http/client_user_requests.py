@@ -17,6 +17,7 @@ from transfer_engine.http.client_user_results import (
     BalancesData,
     Envelope,
     InternalTransfer,
+    Limits,
     PageData,
     UserBalance,
 )
@@ -96,6 +97,14 @@ class UserRequests(Requests):
         """Return a user's accounts in decimal strings. Cancellation leaves nothing behind; raises as ``balances``."""
         query = "" if user_id is None else f"?user_id={user_id}"
         return (await self._read(f"/api/v1/user/balances{query}", Envelope[BalancesData], deadline_s)).data.balances
+
+    async def limits(self, user_id: int | None = None, *, deadline_s: float | None = None) -> Limits:
+        """Return what a user may move of each asset, now, and how often this token may ask.
+
+        Cancellation leaves nothing behind; raises as ``balances``.
+        """
+        query = "" if user_id is None else f"?user_id={user_id}"
+        return (await self._read(f"/api/v1/user/limits{query}", Envelope[Limits], deadline_s)).data
 
     def history(
         self,

@@ -59,6 +59,39 @@ class UserBalance(msgspec.Struct, frozen=True):
     frozen: str
 
 
+class AssetLimits(msgspec.Struct, frozen=True):
+    """What a user may move of an asset, now; what is daily is None where there is no daily limit.
+
+    ``daily_used`` counts what was moved in this UTC day and what is under way; it begins anew at ``resets_at`` (Unix
+    ms).
+    """
+
+    asset: str
+    enabled: bool
+    minimum: str
+    maximum: str
+    daily_maximum: str | None = None
+    daily_used: str | None = None
+    daily_left: str | None = None
+    resets_at: int | None = None
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """How often this token may ask: ``left`` requests now, and all of them again in ``full_in_s`` seconds."""
+
+    per_minute: int
+    left: int
+    full_in_s: int
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """A user's limits; ``rate_limit`` is None where requests are not limited."""
+
+    user_id: int
+    limits: list[AssetLimits]
+    rate_limit: RateLimit | None = None
+
+
 class BalancesData(msgspec.Struct, frozen=True):
     """A user's accounts."""
 

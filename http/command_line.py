@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from transfer_engine.http.demo import demo
-from transfer_engine.http.operator_commands import balances, credit, history, resolve, show, transfer
+from transfer_engine.http.operator_commands import balances, credit, history, limits, resolve, show, transfer
 from transfer_engine.http.rebuild_command import rebuild
 from transfer_engine.http.schema_commands import schema
 from transfer_engine.http.token_command import token
@@ -95,7 +95,7 @@ def _announce(addresses: "Addresses") -> None:
     sys.stdout.flush()
 
 
-for _command in (transfer, show, history, resolve, balances, credit, token, rebuild, demo, schema):
+for _command in (transfer, show, history, limits, resolve, balances, credit, token, rebuild, demo, schema):
     commands.add_command(_command)
 
 

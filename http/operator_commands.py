@@ -11,7 +11,16 @@ from transfer_engine.schema.ids import KEY_LENGTH_MAX
 from transfer_engine.schema.transfers import TransferStatus
 
 if TYPE_CHECKING:
-    from transfer_engine.http.client import AssetInfo, Balance, Client, InternalTransfer, Outcome, Record, Resolution
+    from transfer_engine.http.client import (
+        AssetInfo,
+        Balance,
+        Client,
+        InternalTransfer,
+        Limits,
+        Outcome,
+        Record,
+        Resolution,
+    )
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -186,6 +195,25 @@ def history(user_id: int | None, asset: str | None, limit: int, remote: Remote) 
         created = _time(each.created_at) if each.created_at is not None else "-"
         accounts = f"{each.from_account.account_type} → {each.to_account.account_type}"
         click.echo(f"{each.req_id} {created} {each.state:<15} {each.amount:>20} {each.from_account.asset} {accounts}")
+
+
+@click.command()
+@click.option("--user", "user_id", type=int, help="The user's number.  [the token's own]")
+@remote_options
+def limits(user_id: int | None, remote: Remote) -> None:
+    """Show what a user may move of each asset, now."""
+
+    async def ask(client: "Client") -> "Limits":
+        return await client.limits(user_id)
+
+    told = remote.run(ask)
+    click.echo(f"{'asset':<8} {'minimum':>28} {'maximum':>28} {'left today':>28}")
+    for each in told.limits:
+        left = each.daily_left if each.daily_left is not None else "-"
+        note = "" if each.enabled else "  disabled"
+        click.echo(f"{each.asset:<8} {each.minimum:>28} {each.maximum:>28} {left:>28}{note}")
+    if told.rate_limit is not None:
+        click.echo(f"requests: {told.rate_limit.left} of {told.rate_limit.per_minute} a minute are left")
 
 
 def _report(outcome: "Outcome", what: str) -> None:

@@ -110,3 +110,12 @@ async def test_more_than_one_batch_can_hold(client: Client) -> None:
     assert len(results) == 1_203
     assert all(isinstance(result, Outcome) and result.is_committed for result in results)
     assert await client.transfer_many([]) == []
+
+
+async def test_limits(client: Client) -> None:
+    limits = await client.limits(9207)
+    assert limits.user_id == 9207
+    usdt = next(each for each in limits.limits if each.asset == "USDT")
+    assert usdt.enabled
+    assert usdt.minimum
+    assert limits.rate_limit is None

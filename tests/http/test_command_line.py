@@ -133,6 +133,14 @@ def test_a_history(terminal: Terminal) -> None:
     assert "DOGE" in terminal.err
 
 
+def test_limits(terminal: Terminal) -> None:
+    assert terminal.run("limits", "--user", "11") == 0
+    lines = [line.split() for line in terminal.out.splitlines()]
+    assert ["USDT", "0.00000001", "92233720368.54775807", "-"] in lines
+    assert terminal.run("limits") == 1
+    assert "user_id" in terminal.err
+
+
 def test_a_token_by_file_or_variable(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "token"
     path.write_text("a.b.c\n")
