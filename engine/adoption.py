@@ -24,7 +24,7 @@ from transfer_engine.engine.journal import Journal, Journaled
 from transfer_engine.engine.leases import OVER_AFTER_LEASES, Lease, LeaseLapsed
 from transfer_engine.engine.lives import ADOPTER
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
-from transfer_engine.engine.outbox import Outbox
+from transfer_engine.engine.outbox_adoption import OutboxAdoption
 from transfer_engine.engine.recorder import Recorder
 from transfer_engine.engine.records.protocol import (
     BUCKET_MS,
@@ -94,7 +94,7 @@ class Adoption:
         kick: has those that are in nobody's mailbox driven soon.
         alerts: told of faults.
         settings: the intervals.
-        outbox: where a stopped engine's messages go; without one they stay for whoever has one.
+        outbox: takes a stopped engine's messages; without it they stay for whoever has one.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Adoption:
         kick: Callable[[], None],
         alerts: Alerts,
         settings: Settings,
-        outbox: Outbox | None = None,
+        outbox: OutboxAdoption | None = None,
     ) -> None:
         self._store = store
         self._node = life.node
@@ -175,6 +175,8 @@ class Adoption:
             # it is driven here, and perhaps there.
             self._adopted.pop(claim.node, None)
             self._watched.pop(claim.node, None)
+            if self._outbox is not None:
+                self._outbox.forget(claim.node)
         except (RecordsUnavailable, LeaseLapsed) as error:
             self._alerts.warn("adoption_interrupted", node=claim.node, error=str(error))
         except RecordsDamaged as error:

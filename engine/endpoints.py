@@ -55,6 +55,8 @@ class Endpoints:
         self._clock_ms = clock_ms
         self._most = most
         self._known: dict[int, Endpoint] = {}
+        """Also those that were taken away, whose versions go on."""
+        self._registered = 0
 
     def __repr__(self) -> str:
         return f"<Endpoints {len(self.enabled)} enabled of {len(self._known)} known>"
@@ -62,7 +64,7 @@ class Endpoints:
     @property
     def disabled(self) -> int:
         """How many are registered and disabled."""
-        return sum(endpoint.is_registered for endpoint in self._known.values()) - len(self.enabled)
+        return self._registered - len(self.enabled)
 
     async def load(self, patience: Patience) -> None:
         """Read all endpoints before the first transfer ends. Cancellation leaves some of them unknown.
@@ -122,7 +124,7 @@ class Endpoints:
             nonlocal made
             now_ms = self._clock_ms()
             if former is None or not former.is_registered:
-                if len(self._known) >= self._most:
+                if self._registered >= self._most:
                     raise Overloaded(RefusalCode.OVERLOADED, f"there are {self._most} endpoints, and no room for more")
                 made = True
                 return Endpoint(
@@ -208,6 +210,7 @@ class Endpoints:
         if known is not None and endpoint.version <= known.version:
             return
         self._known[user_id] = endpoint
+        self._registered += endpoint.is_registered - (known is not None and known.is_registered)
         if endpoint.is_enabled:
             self.enabled[user_id] = endpoint
         else:

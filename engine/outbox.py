@@ -67,7 +67,7 @@ class Outbox:
     """One engine's outbox.
 
     :meth:`enter`, :meth:`entered` and :meth:`abandoned` are the recorder's; :attr:`queues`, :meth:`delivered` and
-    :meth:`failed` of whoever delivers; :meth:`sweep` a scanner's; the others of who adopts.
+    :meth:`failed` of whoever delivers; :meth:`sweep` a scanner's; :meth:`take_over` of who adopts.
 
     Args:
         life: whose shard it is.
@@ -113,7 +113,6 @@ class Outbox:
         self._put_aside = 0
         """The highest sequence that was left in the store alone."""
         self._doomed: dict[int, tuple[Endpoint, str]] = {}
-        self._carried: dict[int, set[tuple[int, int]]] = {}
         self._mark = 0
         self._refreshed_at = trio.current_time()
         self._delivered = self._failed = self._dropped = self._forwarded = 0
@@ -216,6 +215,28 @@ class Outbox:
         self.queues.add(waiting, rest_s=rest_ms / 1000)
         self._loaded[bucket] += 1
 
+    async def take_over(self, messages: Sequence[OutboxMessage]) -> None:
+        """Make messages of another outbox ours: durable in our shard, and on their way.
+
+        Cancellation, or a crash, leaves it unknown whether they are durable here.
+
+        Raises:
+            RecordsUnavailable: likewise.
+            LeaseLapsed: likewise: whoever adopts our shard perhaps does not find them.
+        """
+        wanted = [message for message in messages if message.to_user_id in self.endpoints.enabled]
+        if not wanted:
+            return
+        self._lease.require()
+        entered = self._enter(wanted, self.current_bucket)
+        try:
+            await self._store.write(entered.blobs, ())
+            self._lease.require()
+        except BaseException:
+            self.abandoned(entered)
+            raise
+        self.entered(entered)
+
     # What whoever delivers does
 
     def delivered(self, waiting: Waiting) -> None:
@@ -312,7 +333,7 @@ class Outbox:
                     if len(self.queues) >= most:
                         position = (blob.bucket, blob.sequence)
                         break
-                    for message in self._messages(blob):
+                    for message in self.messages(blob):
                         self._load(message, blob.bucket)
                     position = (blob.bucket, until)
             self._unread = position if position[1] < until or self._put_aside >= until else None
@@ -369,56 +390,11 @@ class Outbox:
             await self._store.raise_low_water_mark(self._shard, mark)
             self._mark = mark
 
-    def _messages(self, blob: JournalBlob) -> Sequence[OutboxMessage]:
+    def messages(self, blob: JournalBlob) -> Sequence[OutboxMessage]:
+        """Return what a blob holds; one that can't be read is an alert, and holds nothing."""
         try:
             return decode_messages(blob.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             place = f"shard {blob.shard}, bucket {blob.bucket}, sequence {blob.sequence}"
             self._alerts.critical("outbox_damaged", place=place, error=str(error))
             return ()
-
-    # What an adopter does
-
-    async def holds_messages(self, node: int) -> bool:
-        """Tell whether a node's outbox has a message that somebody is to be told. Errors are the store's."""
-        shard = OUTBOX_SHARDS + node
-        mark = await self._store.low_water_mark(shard)
-        async with aclosing(self._store.read_journal(shard, from_bucket=mark)) as blobs:
-            async for blob in blobs:
-                if any(message.to_user_id in self.endpoints.enabled for message in self._messages(blob)):
-                    return True
-        return False
-
-    async def carry_over(self, node: int) -> None:
-        """Make a stopped engine's messages ours: durable in our own shard, and on their way.
-
-        Once more it takes what came since. Cancellation, or a crash, leaves some of them in both shards: they may be
-        delivered twice.
-
-        Raises:
-            RecordsUnavailable: some of them are perhaps not ours yet.
-            LeaseLapsed: likewise: whoever adopts our shard perhaps does not find them.
-        """
-        shard, carried = OUTBOX_SHARDS + node, self._carried.setdefault(node, set())
-        mark = await self._store.low_water_mark(shard)
-        async with aclosing(self._store.read_journal(shard, from_bucket=mark)) as blobs:
-            async for blob in blobs:
-                if (blob.bucket, blob.sequence) in carried:
-                    continue
-                wanted = [message for message in self._messages(blob) if message.to_user_id in self.endpoints.enabled]
-                if wanted:
-                    self._lease.require()
-                    entered = self._enter(wanted, self.current_bucket)
-                    try:
-                        await self._store.write(entered.blobs, ())
-                        self._lease.require()
-                    except BaseException:
-                        self.abandoned(entered)
-                        raise
-                    self.entered(entered)
-                carried.add((blob.bucket, blob.sequence))
-
-    async def settle(self, node: int, below_bucket: int) -> None:
-        """Say that all of a stopped engine's messages below a bucket are ours. Errors are the store's."""
-        await self._store.raise_low_water_mark(OUTBOX_SHARDS + node, below_bucket)
-        self._carried.pop(node, None)

@@ -25,6 +25,7 @@ from transfer_engine.engine.lines import Lines
 from transfer_engine.engine.lives import Begun
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer, OpenTransfers
 from transfer_engine.engine.outbox import Outbox
+from transfer_engine.engine.outbox_adoption import OutboxAdoption
 from transfer_engine.engine.outbox_limits import OutboxLimits
 from transfer_engine.engine.parts import Parts
 from transfer_engine.engine.reconciler import Reconciler
@@ -186,7 +187,7 @@ def wire(
         kick=scanner.kick,
         alerts=alerts,
         settings=settings,
-        outbox=outbox,
+        outbox=None if outbox is None else OutboxAdoption(records, outbox),
     )
     deadlines = Deadlines(settings.deadline_ms)
     reconciler = Reconciler(
