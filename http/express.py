@@ -144,6 +144,7 @@ class ExpressDoor:
         except OSError:  # it has left already
             return
         with socket.socket(fileno=stream.socket.detach()) as connected:
+            connected.setblocking(False)
             try:
                 upgrade = await self._serve_http(connected, peer)
                 if upgrade is not None and self._serve_websocket is not None:

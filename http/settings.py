@@ -65,7 +65,7 @@ class ServerSettings(Settings):
     send_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
     """How long a client may take to read an answer before it is cut off."""
     connections_most: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    """Connections at a time; more are closed at once. About 30 KiB of memory each."""
+    """Connections at a time, at each door; more are closed at once. About 30 KiB of memory each."""
     keep_alive_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 75_000
     """How long an idle connection stays open: longer than the usual load balancer's 60 s, so that it closes first."""
     log_format: Literal["auto", "json", "console"] = "auto"

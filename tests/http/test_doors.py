@@ -6,6 +6,7 @@ doors too; what is asked there of an answer's content is not repeated here.
 
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -267,6 +268,18 @@ def test_the_last_answer_is_followed_by_the_end(connection: socket.socket, reque
         answer = read_answer(stream)
         assert answer.headers[b"connection"] == b"close"
         assert stream.read() == b""
+
+
+def test_clients_that_reset_their_connections_are_no_news(door: Server) -> None:
+    abort = struct.pack("ii", 1, 0)
+    whole = post(transfer(amount=0)) + get(b"/health") * 100
+    for sent in (0, 1, 30, len(whole) // 2, len(whole)):
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", door.port), timeout=PATIENCE_S) as connection:
+                connection.sendall(whole[:sent])
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
+    assert door.client.get("/health").status_code == 200
+    assert door.faults == []
 
 
 def test_many_connections_with_one_key(door: Server) -> None:
