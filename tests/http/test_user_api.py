@@ -518,6 +518,34 @@ def test_a_slow_core_is_pending_and_then_a_success(server: Server) -> None:
     assert (ended.status_code, ended.json()["data"]) == (200, done)
 
 
+def test_both_doors_answer_the_same(server: Server) -> None:
+    server.credit(7004, 1_000_000_000)
+    headers = {"Idempotency-Key": "either door"}
+    asked = body("1", of=7004)
+    first = server.client.post(f"{server.url}{PATH}", json=asked, headers=headers)
+    again = server.client.post(f"{server.express_url}{PATH}", json=asked, headers=headers)
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert again.content == first.content
+    assert again.headers["Idempotent-Replayed"] == "true"
+    for path in (
+        f"{PATH}?idempotency_key=either%20door",
+        f"{PATH}?idempotency_key=either+door",
+        f"{PATH}/{first.json()['data']['request_id']}",
+        f"{PATH}/history?user_id=7004&limit=1",
+        f"{PATH}/history?user_id=7004&limit=1&cursor=AAAA",
+        f"{PATH}/history?user_id=7004&limit=%zz",
+        f"{PATH}/limits?user_id=7004",
+        f"{PATH}/nonsense",
+        "/api/v1/user/balances?user_id=7004",
+        "/api/v1/user/balances?user_id=7004&user_id=7004",
+        "/api/v1/user/assets",
+        "/api/v1/user/nothing",
+    ):
+        main, express = (server.client.get(f"{url}{path}") for url in (server.url, server.express_url))
+        assert (main.status_code, main.content) == (express.status_code, express.content)
+        assert main.headers["Content-Type"] == express.headers["Content-Type"]
+
+
 def test_a_slow_source_is_requesting(server: Server) -> None:
     server.credit(7002, 1_000_000_000)
     assert post(server, body("10", of=7002, target="core"), "there").json()["data"]["status"] == "success"
