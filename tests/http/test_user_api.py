@@ -531,7 +531,7 @@ def test_both_doors_answer_the_same(server: Server) -> None:
         f"{PATH}?idempotency_key=either%20door",
         f"{PATH}?idempotency_key=either+door",
         f"{PATH}/{first.json()['data']['request_id']}",
-        f"{PATH}/history?user_id=7004&limit=1",
+        f"{PATH}/history?user_id=7004&limit=1&start_time={first.json()['data']['created_at'] - 1_000_000}",
         f"{PATH}/history?user_id=7004&limit=1&cursor=AAAA",
         f"{PATH}/history?user_id=7004&limit=%zz",
         f"{PATH}/limits?user_id=7004",
