@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.server import Server, eventually, run_command, running_server
+from support.server import PATIENCE_S, Server, eventually, run_command, running_server
 from support.tokens import base64url, claims_of, hs256, jwks, new_secret, signer
 
 SECRET = new_secret()
@@ -36,6 +36,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(directory: Path) -> Iterator[Server]:
     tokens = {"secret_file": str(directory / "secret"), "jwks_file": str(directory / "jwks.json")}
     with running_server(directory, config={"tokens": tokens}, flags=["--host", "0.0.0.0"]) as running:  # noqa: S104
+        for url in (running.url, running.express_url):
+            assert url.startswith("http://0.0.0.0:")
         running.client.base_url = f"http://127.0.0.1:{running.port}"
         admin = header("root", scope="admin")
         assert running.client.post("/api/v1/admin/credits", json=CREDIT, headers=admin).status_code == 201
@@ -53,15 +55,23 @@ def test_it_listens_everywhere_and_serves_any_host(server: Server) -> None:
         assert httpx.get(f"http://{address}:{server.port}/health", trust_env=False).status_code == 200
 
 
-def test_a_token_moves_its_own_money_only(server: Server) -> None:
-    moved = server.client.post("/api/v1/transfer", json=TRANSFER, headers=header())
+@pytest.fixture(params=["main", "express"])
+def client(server: Server, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    """Asks one door and then the other."""
+    port = server.port if request.param == "main" else server.express_port
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False) as client:
+        yield client
+
+
+def test_a_token_moves_its_own_money_only(client: httpx.Client) -> None:
+    moved = client.post("/api/v1/transfer", json=TRANSFER, headers=header())
     assert (moved.status_code, moved.json()["status"]) == (200, "committed")
     look_up = f"/api/v1/transfer/{moved.json()['req_id']}"
-    assert server.client.get(look_up, headers=header()).status_code == 200
-    assert server.client.get(look_up, headers=header("3002")).status_code == 404
-    assert server.client.post("/api/v1/transfer", json=TRANSFER, headers=header("3002")).status_code == 403
+    assert client.get(look_up, headers=header()).status_code == 200
+    assert client.get(look_up, headers=header("3002")).status_code == 404
+    assert client.post("/api/v1/transfer", json=TRANSFER, headers=header("3002")).status_code == 403
     by_key = {"Authorization": f"Bearer {KEY.token(claims_of(exp=LATER))}"}
-    assert server.client.get(look_up, headers=by_key).status_code == 200
+    assert client.get(look_up, headers=by_key).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -76,9 +86,9 @@ def test_a_token_moves_its_own_money_only(server: Server) -> None:
     ],
 )
 def test_a_refusal_is_a_problem_with_a_challenge(
-    server: Server, headers: list[tuple[str, str]], challenge: str
+    client: httpx.Client, headers: list[tuple[str, str]], challenge: str
 ) -> None:
-    answer = server.client.post("/api/v1/transfer", json=TRANSFER, headers=headers)
+    answer = client.post("/api/v1/transfer", json=TRANSFER, headers=headers)
     assert answer.status_code == 401
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -101,13 +111,13 @@ def test_a_secret_is_replaced_while_it_serves(server: Server, directory: Path) -
         assert status(current) == 200
 
 
-def test_no_token_or_secret_is_in_the_log(server: Server) -> None:
+def test_no_token_or_secret_is_in_the_log(server: Server, client: httpx.Client) -> None:
     tokens = [header()["Authorization"].split()[1], KEY.token(claims_of(exp=LATER))]
     for token in tokens:
         for target in ("/api/v1/balances/3001", "/api/v1/transfer/x", "/nothing"):
-            server.client.get(target, headers={"Authorization": f"Bearer {token}"})
-            server.client.get(target, headers={"Authorization": f"Bearer {token[:-2]}"})
-        server.client.post("/api/v1/transfer", json=TRANSFER, headers={"Authorization": f"Bearer {token}"})
+            client.get(target, headers={"Authorization": f"Bearer {token}"})
+            client.get(target, headers={"Authorization": f"Bearer {token[:-2]}"})
+        client.post("/api/v1/transfer", json=TRANSFER, headers={"Authorization": f"Bearer {token}"})
     logged = server.logged
     assert logged
     for token in tokens:
@@ -160,7 +170,7 @@ def test_a_url_that_does_not_answer_stops_nothing(tmp_path: Path) -> None:
 
 def test_without_tokens_another_host_is_refused(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
-        for target in ("/health", "/api/v1/balances/1"):
+        for target in ("/health", "/api/v1/balances/1", f"{server.express_url}/health"):
             assert server.client.get(target).status_code == 200
             assert server.client.get(target, headers={"Host": "localhost:1"}).status_code == 200
             refused = server.client.get(target, headers={"Host": "evil.example"})
