@@ -1,7 +1,20 @@
 """What every record store must keep to about users' endpoints, and about what is told of a transfer with its row."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from support.cassandra_stores import CassandraStore, connected, open_quietly, server_or_skip, settings_of
 from support.record_stores import Reopenable, record
-from transfer_engine.engine.records.protocol import OUTBOX_SHARDS, JournalBlob, RecordStore
+from transfer_engine.engine.records import cassandra_schema
+from transfer_engine.engine.records.protocol import (
+    OUTBOX_SHARDS,
+    JournalBlob,
+    RecordsMisconfigured,
+    RecordStore,
+    RecordsUnavailable,
+)
 from transfer_engine.schema.webhooks import Endpoint
 
 
@@ -64,3 +77,43 @@ async def test_blobs_and_rows_of_one_write_are_both_there(store: RecordStore) ->
     assert [found async for found in store.read_journal(OUTBOX_SHARDS + 3, from_bucket=0)] == [blob]
     assert [found async for found in store.read_journal(3, from_bucket=0)] == []
     assert await store.get(record(1).req_id.int) == record(1)
+
+
+async def test_cassandra_writes_no_row_before_the_blobs_of_its_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with CassandraStore(tmp_path).open() as store:
+        sent: list[int] = []
+
+        async def lose(requests: Sequence[object]) -> list[object]:
+            sent.append(len(requests))
+            raise RecordsUnavailable("the answer was lost")
+
+        blob = JournalBlob(shard=OUTBOX_SHARDS + 3, bucket=9, sequence=1 << 41, body=b"told")
+        with monkeypatch.context() as patched:
+            patched.setattr(store._session, "execute_all", lose)
+            with pytest.raises(RecordsUnavailable):
+                await store.write([blob], [record(1)])
+        assert sent == [2]  # the blob and its bucket
+        assert await store.get(record(1).req_id.int) is None
+        await store.write([blob], [record(1)])
+        assert await store.get(record(1).req_id.int) == record(1)
+
+
+async def test_a_keyspace_of_the_former_version_is_brought_up_to_date() -> None:
+    settings = settings_of(server_or_skip())
+    cassandra_schema.apply(settings, lambda _: None)
+    with connected(settings) as session:
+        session.execute(f"DROP TABLE {settings.keyspace}.webhook_endpoints", timeout=60)
+        session.execute(
+            f"DELETE FROM {settings.keyspace}.schema_version WHERE component = 'records' AND version > 1"  # noqa: S608
+        )
+    with pytest.raises(RecordsMisconfigured, match="schema apply"):
+        async with open_quietly(settings):
+            pass
+    told: list[str] = []
+    cassandra_schema.apply(settings, told.append)
+    assert told == [f"keyspace {settings.keyspace}: schema version 2 applied"]
+    async with open_quietly(settings) as store:
+        await store.put_endpoint(endpoint(7))
+        assert await store.get_endpoint(7) == endpoint(7)
