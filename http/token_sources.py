@@ -34,6 +34,8 @@ FILE_LOOK_S: Final = 1.0
 """How often files are looked at: one ``stat`` each."""
 _FILE_LOOK_PAUSE_S: Final = 0.1
 """A file is not looked at again for an unknown key within this."""
+_FILE_TIMEOUT_S: Final = 5.0
+"""A disk that does not answer within this can't be read now."""
 URL_ASK_PAUSE_S: Final = 2.0
 """The URL is not asked again for an unknown key within this: anybody can make such tokens up."""
 URL_TIMEOUT_S: Final = 5.0
@@ -89,6 +91,7 @@ class WatchedFile(Generic[Parsed]):
         self._fault: str | None = None
         self._looked_at = -math.inf
         self._looking = trio.Lock()
+        self._one_thread = trio.CapacityLimiter(1)  # a disk that hangs keeps one thread, not all of them
         self.on_change = _nothing
         try:
             self._identity, raw = self._read(None)
@@ -101,11 +104,13 @@ class WatchedFile(Generic[Parsed]):
 
     async def look_again(self) -> bool:
         """Read the file if it has changed; False while it can't be used. Cancellation leaves nothing behind."""
-        async with self._looking:
-            if trio.current_time() >= self._looked_at + _FILE_LOOK_PAUSE_S:
-                await self._look()
-                self._looked_at = trio.current_time()
-        return self._fault is None
+        with trio.move_on_after(_FILE_TIMEOUT_S):
+            async with self._looking:
+                if trio.current_time() >= self._looked_at + _FILE_LOOK_PAUSE_S:
+                    await self._look()
+                    self._looked_at = trio.current_time()
+            return self._fault is None
+        return False
 
     async def run(self) -> None:
         """Look at the file every second until cancelled."""
@@ -116,7 +121,9 @@ class WatchedFile(Generic[Parsed]):
     async def _look(self) -> None:
         seen = self._identity if self._fault is None else None
         try:
-            identity, raw = await trio.to_thread.run_sync(self._read, seen, abandon_on_cancel=True)
+            identity, raw = await trio.to_thread.run_sync(
+                self._read, seen, abandon_on_cancel=True, limiter=self._one_thread
+            )
             content = self.content if raw is None else self._parse(raw)
         except KeysUnusable as reason:
             if self._fault != str(reason):

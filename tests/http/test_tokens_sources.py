@@ -33,6 +33,12 @@ SECOND = signer("EdDSA", "second")
 THIRD = signer("EdDSA", "third")
 
 
+@pytest.fixture
+def patient_clock() -> MockClock:
+    """Jumps only when nothing has happened for a while: files are read in a thread, which the clock does not see."""
+    return MockClock(autojump_threshold=0.3)
+
+
 def replace(path: Path, content: bytes) -> None:
     """Write another file and rename it, as whoever rotates keys does."""
     path.with_suffix(".other").write_bytes(content)
@@ -57,7 +63,7 @@ async def running(gatekeeper: TokenAuthenticator) -> AsyncIterator[None]:
 # Files
 
 
-async def test_a_key_that_joins_a_file_is_known_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_key_that_joins_a_file_is_known_at_once(tmp_path: Path, patient_clock: MockClock) -> None:
     gatekeeper = authenticator(tmp_path, keys=jwks(FIRST))
     await gatekeeper.authenticate(bearer(FIRST.token()))
     assert "no key of ours" in (await refusal(gatekeeper, SECOND.token())).detail
@@ -67,7 +73,7 @@ async def test_a_key_that_joins_a_file_is_known_at_once(tmp_path: Path, autojump
     assert await gatekeeper.authenticate(bearer(FIRST.token()))
 
 
-async def test_a_key_that_leaves_a_file_is_forgotten_within_seconds(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_key_that_leaves_a_file_is_forgotten_within_seconds(tmp_path: Path, patient_clock: MockClock) -> None:
     gatekeeper = authenticator(tmp_path, keys=jwks(FIRST, SECOND))
     old, kept = bearer(FIRST.token()), bearer(SECOND.token())
     await gatekeeper.authenticate(old)
@@ -81,7 +87,7 @@ async def test_a_key_that_leaves_a_file_is_forgotten_within_seconds(tmp_path: Pa
         assert await gatekeeper.authenticate(kept)
 
 
-async def test_another_key_under_the_same_kid(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_another_key_under_the_same_kid(tmp_path: Path, patient_clock: MockClock) -> None:
     before, after = signer("ES256", "same"), Signer("ES256", "same")
     gatekeeper = authenticator(tmp_path, keys=jwks(before))
     await gatekeeper.authenticate(bearer(before.token()))
@@ -93,7 +99,7 @@ async def test_another_key_under_the_same_kid(tmp_path: Path, autojump_clock: Mo
         assert "signature is wrong" in (await refusal(gatekeeper, before.token())).detail
 
 
-async def test_a_file_that_is_written_again_unchanged(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_file_that_is_written_again_unchanged(tmp_path: Path, patient_clock: MockClock) -> None:
     gatekeeper = authenticator(tmp_path, secret=new_secret(), keys=jwks(FIRST))
     header = bearer(FIRST.token())
     await gatekeeper.authenticate(header)
@@ -116,7 +122,7 @@ BREAKAGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-async def test_a_key_file_that_breaks(tmp_path: Path, breakage: str, autojump_clock: MockClock) -> None:
+async def test_a_key_file_that_breaks(tmp_path: Path, breakage: str, patient_clock: MockClock) -> None:
     path = tmp_path / "jwks.json"
     gatekeeper = authenticator(tmp_path, keys=jwks(FIRST))
     known = bearer(FIRST.token())
@@ -139,8 +145,26 @@ async def test_a_key_file_that_breaks(tmp_path: Path, breakage: str, autojump_cl
     assert not is_undecided(await refusal(gatekeeper, known))
 
 
+async def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path, patient_clock: MockClock) -> None:
+    path = tmp_path / "jwks.json"
+    gatekeeper = authenticator(tmp_path, keys=jwks(FIRST))
+    known = bearer(FIRST.token())
+    await gatekeeper.authenticate(known)
+    path.unlink()
+    os.mkfifo(path)  # whoever opens it for reading waits for a writer
+    try:
+        async with running(gatekeeper):
+            for _ in range(3):
+                began = trio.current_time()
+                assert is_undecided(await refusal(gatekeeper, SECOND.token()))
+                assert trio.current_time() - began <= 10
+            assert gatekeeper.known(known) is not None
+    finally:
+        os.close(os.open(path, os.O_WRONLY))
+
+
 @pytest.mark.parametrize("breakage", BREAKAGES)
-async def test_a_secret_file_that_breaks(tmp_path: Path, breakage: str, autojump_clock: MockClock) -> None:
+async def test_a_secret_file_that_breaks(tmp_path: Path, breakage: str, patient_clock: MockClock) -> None:
     path, secrets = tmp_path / "secret", [new_secret(), new_secret()]
     gatekeeper = authenticator(tmp_path, secret=secrets[0])
     old, new = (hs256(claims_of(), secret) for secret in secrets)
@@ -159,7 +183,7 @@ async def test_a_secret_file_that_breaks(tmp_path: Path, breakage: str, autojump
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_a_file_that_may_not_be_read_any_more(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_file_that_may_not_be_read_any_more(tmp_path: Path, patient_clock: MockClock) -> None:
     gatekeeper = authenticator(tmp_path, keys=jwks(FIRST))
     replace(tmp_path / "jwks.json", jwks(SECOND))
     (tmp_path / "jwks.json").chmod(0)
@@ -328,7 +352,7 @@ async def test_nobody_waits_for_ever_for_a_question_that_nobody_asks(autojump_cl
     assert trio.current_time() <= URL_TIMEOUT_S + 1
 
 
-async def test_a_file_and_a_url(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_file_and_a_url(tmp_path: Path, patient_clock: MockClock) -> None:
     answers = Answers(SECOND)
     in_file = authenticator(tmp_path, keys=jwks(FIRST))._sources
     url = JwksUrl(answers, refresh_s=300)
