@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.engines import DIRECT, FREEZING, UNLIMITED_ASSETS, World, in_a_loop
+from support.memory_records import MemoryRecords
 from transfer_engine.engine import Engine, Refused, TransferOrder, TransferOutcome
+from transfer_engine.engine.records.protocol import HistoryPage
 from transfer_engine.engine.services.simulated import Behaviour
 from transfer_engine.schema.transfers import TransferState, TransferStatus
 
@@ -159,6 +162,50 @@ def test_no_kill_lets_anybody_move_more_and_nothing_is_lost_for_good(
         await world.check()
 
     in_a_loop(run)
+
+
+@given(
+    orders=st.lists(ANY_ORDERS, min_size=1, max_size=8),
+    number=st.integers(1, 40),
+    page_records=st.integers(1, 3),
+    pause_ms=st.integers(0, 3),
+    latency_ms=st.integers(0, 4),
+    behaviour=st.sampled_from((Behaviour(), Behaviour(refuse="closed"), Behaviour(pending_calls=3))),
+)
+def test_what_ends_while_a_history_is_read_counts_once(
+    orders: list[TransferOrder], number: int, page_records: int, pause_ms: int, latency_ms: int, behaviour: Behaviour
+) -> None:
+    """A life that was killed left something; the next one ends it while it reads how much was moved."""
+
+    async def run() -> None:
+        world = World(assets=ASSETS)
+        await world.fund(*USERS, amount=150)
+        world.cores[FREEZING].behave(behaviour)
+        await world.live(lambda _, engine: send(engine, orders), number=number, fate="cut_after")
+        world.records = SlowHistory(world.records, latency_ms)
+        async with world.engine() as engine:
+            await trio.sleep(pause_ms / 1_000)
+            await used(engine)
+            await world.heal(engine)
+            assert await used(engine) == {user_id: moved(world, user_id) for user_id in USERS}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transfer_engine.engine.daily_sums.PAGE_RECORDS", page_records)
+        in_a_loop(run)
+
+
+class SlowHistory(MemoryRecords):
+    """The same rows; its history takes some time, before it is read and after it."""
+
+    def __init__(self, records: MemoryRecords, latency_ms: int) -> None:
+        self.__dict__ = records.__dict__
+        self.latency_s = latency_ms / 1_000
+
+    async def history(self, user_id: int, *, limit: int, position: tuple[int, int] | None = None) -> HistoryPage:
+        await trio.sleep(self.latency_s)
+        page = await super().history(user_id, limit=limit, position=position)
+        await trio.sleep(self.latency_s)
+        return page
 
 
 async def send(engine: Engine, orders: list[TransferOrder]) -> None:

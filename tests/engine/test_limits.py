@@ -342,6 +342,23 @@ async def test_a_batch_of_refused_keys_is_looked_up_together(world: World) -> No
         assert [isinstance(outcome, TransferOutcome) for outcome in outcomes] == [number == 3 for number in range(40)]
 
 
+async def test_a_key_that_comes_twice_in_a_line_is_looked_up_when_the_first_one_is_done(world: World) -> None:
+    def order(amount: int, key: str | None) -> TransferOrder:
+        return TransferOrder(
+            source="funding", target="trading", user_id=1, asset_id=1, amount=amount, idempotency_key=key
+        )
+
+    async with world.engine(assets=usdt(daily_most=100)) as engine:
+        too_much, first, other, again = await engine.transfer_many(
+            [order(101, "too much"), order(60, "twice"), order(50, None), order(60, "twice")]
+        )
+    assert isinstance(too_much, InvalidTransfer)
+    assert isinstance(first, TransferOutcome)
+    assert isinstance(other, InvalidTransfer), "it waited until it was known that the first one is no repetition"
+    assert isinstance(again, TransferOutcome)
+    assert (first.replayed, again.replayed, again.req_id) == (False, True, first.req_id)
+
+
 async def test_a_row_in_between_is_driven_on_whatever_the_limit_is_now(world: World) -> None:
     async with world.engine(node=1) as engine:
         world.wire.down.add(FREEZING)
