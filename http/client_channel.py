@@ -137,7 +137,7 @@ class Channel:
             body: its other members.
             on_answer: called once with its answer, or with an error that the connection met because of it.
             on_sent: called before it is sent, each time.
-            on_lost: called when a connection broke over which it was sent.
+            on_lost: called when a connection broke over which it was sent, or was to be sent once.
             is_once: whether it is dropped then.
         """
         self._last_id += 1
@@ -202,12 +202,12 @@ class Channel:
                     self.connections += 1
                     self.trouble = ""
                     try:
-                        await self._exchange(connection)
+                        await self._exchange(connection, token)
                     finally:
                         with trio.move_on_after(_CLOSE_S, shield=True):
                             await connection.aclose()
                     if connection.closed is not None and connection.closed.code in _TOKEN_REFUSED:
-                        await self._token.renew(token)
+                        await self._renewed(token)
                     nursery.cancel_scope.cancel()
             finally:  # the library leaves it open where the handshake fails
                 await trio.aclose_forcefully(stream)
@@ -219,7 +219,7 @@ class Channel:
             return stream
         return trio.SSLStream(stream, self._ssl_context, server_hostname=self._address, https_compatible=True)
 
-    async def _exchange(self, connection: trio_websocket.WebSocketConnection) -> None:
+    async def _exchange(self, connection: trio_websocket.WebSocketConnection, token: str | None) -> None:
         """Send and receive until the connection breaks."""
         self._on_connected()
         self._heard_at = trio.current_time()
@@ -227,14 +227,14 @@ class Channel:
             nursery.start_soon(self._write, connection)
             nursery.start_soon(self._keep_alive, connection, nursery.cancel_scope)
             try:
-                await self._read(connection)
+                await self._read(connection, token)
             except trio_websocket.ConnectionClosed as closed:
                 self.trouble = f"{self.url} closed the connection: {closed.reason}"
                 if closed.reason is not None and closed.reason.code == _TOO_LARGE:
                     self._refuse_largest(str(closed.reason.reason))
             nursery.cancel_scope.cancel()
 
-    async def _read(self, connection: trio_websocket.WebSocketConnection) -> None:
+    async def _read(self, connection: trio_websocket.WebSocketConnection, token: str | None) -> None:
         while True:
             message = await connection.get_message()
             self._heard_at = trio.current_time()
@@ -247,6 +247,9 @@ class Channel:
                 return
             request = self._sent.pop(heard.id, None) if isinstance(heard.id, int) else None
             if request is not None:
+                if _is_unauthenticated(heard) and await self._renewed(token):
+                    self._unsent = {request.id: request, **self._unsent}
+                    return  # this connection has begun with a token that has expired
                 request.on_answer(heard)
             elif heard.id is None:
                 self._on_event(heard, message)
@@ -284,21 +287,31 @@ class Channel:
         """Take a handshake that was answered by no: what the server says of it is every request's answer."""
         status = rejected.status_code
         self.trouble = f"{self.url} refused the connection ({status})"
-        if status in _TOKEN_REFUSED and await self._token.renew(token):
+        if status in _TOKEN_REFUSED and await self._renewed(token):
             return
         if status < 500:
             error = problem_of(self.url, status, rejected.body or b"", moves_money=True)
             if not (isinstance(error, Refused) and error.retryable):
                 self._fail_all(error)
 
+    async def _renewed(self, token: str | None) -> bool:
+        """Get another token than this one; False where there is none."""
+        try:
+            return await self._token.renew(token)
+        except Exception as error:  # noqa: BLE001  the caller's own callable: it may do better the next time
+            self.trouble = f"there is no token for {self.url} ({error!r})"
+            return False
+
     def _lose(self) -> None:
         """Put what was sent and not answered before what was not sent, for the next connection."""
-        lost = [request for request in self._sent.values() if not request.is_once]
-        for request in self._sent.values():
+        sent, unsent = self._sent, self._unsent
+        for request in sent.values():
             request.on_lost()
-        again = {request.id: request for request in lost}
-        self._unsent = again | {number: each for number, each in self._unsent.items() if not each.is_once}
+        for request in unsent.values():
+            if request.is_once:
+                request.on_lost()
         self._sent = {}
+        self._unsent = {number: each for number, each in sorted((sent | unsent).items()) if not each.is_once}
 
     def _fail_all(self, error: ClientError) -> None:
         failed = [*self._sent.values(), *self._unsent.values()]
@@ -318,3 +331,7 @@ def _first(error: BaseException | None) -> Exception | None:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error if isinstance(error, Exception) else None
+
+
+def _is_unauthenticated(heard: Heard) -> bool:
+    return heard.error is not None and heard.error.code == "unauthenticated"
