@@ -70,7 +70,7 @@ def parse_endpoint_url(text: str, *, allow_private_addresses: bool) -> EndpointU
         raise _refused('must be a whole URL, like "https://example.com/webhooks"')
     scheme = matched["scheme"].lower()
     if scheme not in _DEFAULT_PORTS or (scheme == "http" and not allow_private_addresses):
-        raise _refused("must begin with https://")
+        raise _refused("must begin with https://" + (" or http://" if allow_private_addresses else ""))
     if "@" in matched["authority"]:
         raise _refused("has a user name or password in it: leave them out, every message is signed")
     located = _HOST.fullmatch(matched["authority"])
