@@ -118,7 +118,7 @@ async def until(is_so: Callable[[], object], *, every_s: float = 1) -> None:
 class World:
     """A ledger, a record store and two cores that outlive engines. Made inside of a trio loop."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, outbox: OutboxLimits | None = None, **settings: Any) -> None:
         self.settings = SETTINGS.model_copy(update=settings)
         self.ledger = InlineLedger(lambda: now_ms() * 1_000_000)
         self.records = MemoryRecords()
@@ -131,7 +131,7 @@ class World:
         self.told: list[Told] = []
         self.machine = Machine()
         """Where engines run that are not said to run elsewhere."""
-        self.outbox: OutboxLimits | None = None
+        self.outbox = outbox
         """Engines have an outbox of these bounds, if any."""
 
     def registry(self, cores: dict[str, Any]) -> ServiceRegistry:
