@@ -79,6 +79,8 @@ class AccessLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """How many transfers a batch asked for."""
     code: str | None = None
     """Of the problem."""
+    refused: int = 0
+    """How many of a batch were not taken."""
     op: str | None = None
     """What a websocket's message asked for."""
 
@@ -169,6 +171,7 @@ class AccessLog:
             about.replayed,
             about.count,
             about.code,
+            about.refused,
             about.op,
         )
         lines = self._lines

@@ -66,7 +66,7 @@ class BatchApi:
         self._gate.charge(request, caller, len(items) - 1, of=len(items))
         answers = await transfer_items(self._slot.engine, items, caller)
         results = [_result(index, *answer) for index, answer in enumerate(zip(items, answers, strict=True))]
-        about = About(count=len(items))
+        about = About(count=len(items), refused=sum(isinstance(result, BatchProblem) for result in results))
         if is_lines:
             return Response(200, _ENCODER.encode_lines(results), NDJSON, (), about)
         return Response(200, _ENCODER.encode(BatchResponse(results=results)), JSON, (), about)

@@ -66,6 +66,8 @@ class About(msgspec.Struct, frozen=True, gc=False):
     """How many transfers a batch asked for: a batch is one line."""
     code: str | None = None
     """Of the problem."""
+    refused: int = 0
+    """How many of a batch were not taken."""
     op: str | None = None
     """What a websocket's message asked for."""
 

@@ -45,10 +45,10 @@ class MessageLog:
             about = About(user_id=order.user_id, code=problem.code, op="transfer")
         self._record(self._access_log, status, about, started, None)
 
-    def moved(self, count: int, caller: Caller | None, started: float) -> None:
+    def moved(self, count: int, refused: int, caller: Caller | None, started: float) -> None:
         """Tell that a batch has been answered."""
         if self._access_log is not None:
-            self._record(self._access_log, 200, About(count=count, op="batch"), started, caller)
+            self._record(self._access_log, 200, About(count=count, refused=refused, op="batch"), started, caller)
 
     def refused(self, op: str | None, fault: Exception, caller: Caller | None) -> None:
         """Tell that a request was not carried out."""

@@ -240,7 +240,8 @@ class _Batch:
         self._entries[index] = entry_of(answer, is_keyed=is_keyed)
         self._left -= 1
         if not self._left:
-            self._log.moved(len(self._entries), self._asker.caller, self._started)
+            refused = sum(not entry.ok for entry in self._entries)
+            self._log.moved(len(self._entries), refused, self._asker.caller, self._started)
             result = BatchResult(self._entries)
             self._asker.answer(Answer(self._call.id, "batch", True, result), self._encode, len(self._entries))
 
