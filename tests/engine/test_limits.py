@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from support.engines import BORN_MS, FREEZING, UNLIMITED_ASSETS, Told, World, now_ms, until
+from support.wire import Wire
 from transfer_engine.engine import Engine, TransferOrder
 from transfer_engine.engine.limits import DAY_MS
 from transfer_engine.engine.outcomes import (
@@ -236,6 +237,59 @@ async def test_sums_survive_a_restart(world: World) -> None:
 
 
 TWO_MINUTES_TO_MIDNIGHT = pytest.mark.parametrize("born_ms", [RESETS_AT - 120_000])
+
+
+async def cut_down(world: World) -> None:
+    """Live a life that ends with a transfer of 100 in the ledger, and no row of it."""
+    assert not await world.live(
+        lambda world, engine: world.ask(engine, "funding", "trading"), number=3, fate="cut_after"
+    )
+    assert len(world.records.rows) == 2, "credits"
+
+
+async def test_a_transfer_that_ends_before_the_history_is_read_counts_once(world: World) -> None:
+    await cut_down(world)
+    async with world.engine(assets=usdt(daily_most=250)) as engine:
+        stop = world.wire.stop("history")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.limits, 1)
+            await stop.reached.wait()
+            await world.heal(engine)
+            stop.released.set()
+        assert await used(engine) == 100
+
+
+async def test_a_transfer_that_ends_after_its_row_was_read_counts_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transfer_engine.engine.daily_sums.PAGE_RECORDS", 1)
+    await cut_down(world)
+    wire = Wire()
+    wire.next_fates["row committed"] = ["lose_answer"]
+    async with world.engine(wire, assets=usdt(daily_most=250)) as engine:
+        await until(lambda: len(world.records.rows) == 3, every_s=0)
+        assert engine.statistics().open_transfers == 1, "its row is there, and the engine does not know it"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.limits, 1)
+            await until(lambda: wire.names().count("history") == 1, every_s=0)
+            stop = wire.stop("history")
+            await stop.reached.wait()
+            assert engine.statistics().open_transfers == 1
+            await world.heal(engine)
+            stop.released.set()
+        assert await used(engine) == 100
+
+
+async def test_a_transfer_whose_row_is_there_before_it_has_ended_counts_once(world: World) -> None:
+    await cut_down(world)
+    wire = Wire()
+    wire.next_fates["row committed"] = ["lose_answer"]
+    async with world.engine(wire, assets=usdt(daily_most=250)) as engine:
+        await until(lambda: len(world.records.rows) == 3, every_s=0)
+        assert await used(engine) == 100
+        assert engine.statistics().open_transfers == 1
+        await world.heal(engine)
+        assert await used(engine) == 100
 
 
 @TWO_MINUTES_TO_MIDNIGHT
