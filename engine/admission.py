@@ -1,7 +1,7 @@
 """Admission: what is checked before an intent is taken. All of it is synchronous, and a refusal leaves nothing.
 
-What can't be decided at once gets a place in its user's line, see :mod:`transfer_engine.engine.lines`: the user's sum of
-today has to be read, or the first answer to a key whose request a limit refuses.
+What can't be decided at once gets a place in its user's line, see :mod:`transfer_engine.engine.lines`: the user's sum
+of today has to be read, or the first answer to a key whose request a limit refuses.
 """
 
 from collections.abc import Callable, Mapping
