@@ -1,4 +1,4 @@
-"""The main door at the level of bytes: bounds, doubled headers, clients that leave or dawdle."""
+"""Either door at the level of bytes: bounds, doubled headers, clients that leave or dawdle."""
 
 import json
 import socket
