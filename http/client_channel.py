@@ -19,7 +19,7 @@ from transfer_engine.actors.backoff import Backoff
 from transfer_engine.http.client_errors import ClientError, NotAnEngine, Refusal, Refused, TransferRefused
 from transfer_engine.http.client_events import Heard, hear
 from transfer_engine.http.client_tokens import TokenSource
-from transfer_engine.http.client_transport import problem_of
+from transfer_engine.http.client_transport import problem_of, reason_of
 
 CONNECT_S: Final = 3.0
 """For TCP, TLS and the handshake together; one that is cut in the middle is noticed only by this."""
@@ -181,7 +181,7 @@ class Channel:
         if isinstance(refusal, trio_websocket.ConnectionRejected):
             await self._rejected(refusal, token)
         elif refusal is not None:
-            self.trouble = f"no connection to {self.url} ({str(refusal) or type(refusal).__name__})"
+            self.trouble = f"no connection to {self.url} ({reason_of(refusal)})"
 
     async def _connect_and_exchange(self, token: str | None) -> None:
         headers = [(b"authorization", b"Bearer " + token.encode("ascii"))] if token is not None else []
@@ -217,7 +217,13 @@ class Channel:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         if self._ssl_context is None:
             return stream
-        return trio.SSLStream(stream, self._ssl_context, server_hostname=self._address, https_compatible=True)
+        secured = trio.SSLStream(stream, self._ssl_context, server_hostname=self._address, https_compatible=True)
+        try:
+            await secured.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(secured)
+            raise
+        return secured
 
     async def _exchange(self, connection: trio_websocket.WebSocketConnection, token: str | None) -> None:
         """Send and receive until the connection breaks."""

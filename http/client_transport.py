@@ -178,9 +178,8 @@ class Transport:
         except (UnicodeEncodeError, httpx.LocalProtocolError):
             raise ValueError("the key has characters in it that can't be sent: use printable ASCII") from None
         except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
             raise Unreachable(
-                f"no answer from {self.url} ({reason}): is the engine running?",
+                f"no answer from {self.url} ({reason_of(error)}): is the engine running?",
                 was_sent=not isinstance(error, _NOT_SENT),
             ) from error
 
@@ -209,6 +208,16 @@ def problem_of(
         http_status=status,
     )
     return refused(refusal, moves_money=moves_money)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error says, or the first of its causes that says anything: libraries wrap them in silence."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if str(cause):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _retry_after_s(value: str | None) -> float | None:
