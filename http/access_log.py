@@ -12,7 +12,7 @@ import select
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -83,6 +83,16 @@ class AccessLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """How many of a batch were not taken."""
     op: str | None = None
     """What a websocket's message asked for."""
+
+
+class _Dropped(msgspec.Struct, frozen=True):
+    """The line that tells of lines that nobody read in time."""
+
+    timestamp: datetime
+    level: str = "warning"
+    logger: str = LOGGER
+    event: str = "access lines dropped"
+    count: int = 0
 
 
 class AccessLogStatistics(msgspec.Struct, frozen=True):
@@ -228,21 +238,25 @@ class AccessLog:
             while self._lines:
                 self._tell(self._lines.popleft())
             return
-        if self._dropped > self._dropped_told:
-            _write_log.warning("access lines dropped", count=self._dropped - self._dropped_told)
-            self._dropped_told = self._dropped
         for _ in range(_PIECES_AT_ONCE):
             if not self._lines and not self._piece:
                 return
-            if not self._poll.poll(0):
+            if not self._poll.poll(0) or not self._write_piece():
                 await trio.sleep(_GATHER_S)
                 return
-            self._write_piece()
         await trio.lowlevel.checkpoint()
 
-    def _write_piece(self) -> None:
-        """Write some whole lines, so few that a descriptor that is ready takes them all without blocking."""
+    def _write_piece(self) -> bool:
+        """Write some whole lines, so few that a descriptor that is ready takes them all without blocking.
+
+        Returns:
+            Whether it was ready, as it had said.
+        """
         lines, piece = self._lines, self._piece
+        if self._dropped > self._dropped_told and not piece:
+            piece += _encode(_Dropped(datetime.now(UTC), count=self._dropped - self._dropped_told))
+            piece += b"\n"
+            self._dropped_told = self._dropped
         while lines:
             line = _encode(lines[0])
             if piece and len(piece) + len(line) >= _WRITE_BYTES_MOST:
@@ -251,10 +265,13 @@ class AccessLog:
             piece += line
             piece += b"\n"
             self._written += 1
-        with suppress(OSError):  # nobody reads the log any more, or its disk is full: nothing to tell it to
+        try:
             del piece[: os.write(self._descriptor, piece)]
-            return
-        piece.clear()
+        except BlockingIOError:
+            return False
+        except OSError:  # nobody reads the log any more, or its disk is full: nothing to tell it to
+            piece.clear()
+        return True
 
     def _tell(self, line: AccessLine) -> None:
         fields = msgspec.to_builtins(line)
