@@ -398,8 +398,10 @@ async def test_a_slow_reader_is_cut_off_and_others_go_on(tmp_path: "Path") -> No
             user_id = new_user(door)
             with raw(door) as client:
                 client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-                calls = frame(TEXT, PING_CALL) * 1_000
-                with trio.move_on_after(20) as sending:
+                # A small question with a large answer: a thousand times what is wrong.
+                batch = json.dumps({"op": "batch", "id": 1, "transfers": [0] * 1_000}).encode()
+                calls = frame(TEXT, batch) * 5
+                with trio.move_on_after(40) as sending:
                     while not await _is_cut(client, calls):
                         await trio.lowlevel.checkpoint()
                 assert not sending.cancelled_caught, "it could go on for ever"
