@@ -9,9 +9,10 @@ from support.engines import DIRECT, FREEZING, World
 from support.streams import Reader, settle, wallets_of
 from transfer_engine.engine import InvalidTransfer, Overloaded
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
-from transfer_engine.engine.outcomes import Balance
+from transfer_engine.engine.outcomes import Balance, TransferOutcome
 from transfer_engine.engine.stream_rings import StreamEvent, StreamSnapshot
 from transfer_engine.engine.stream_settings import StreamSettings
+from transfer_engine.schema.transfers import TransferState, TransferStatus
 
 
 async def test_a_snapshot_comes_first_then_ends_and_balances(world: World) -> None:
@@ -296,3 +297,29 @@ async def test_only_users_are_subscribed_to(world: World, user_id: Any) -> None:
     async with world.engine() as engine:
         with pytest.raises(InvalidTransfer, match="user_id"):
             engine.subscribe(user_id, print)
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+async def test_an_end_that_another_engine_wrote_is_told_to_who_saw_the_transfer_open(
+    world: World, is_told: bool
+) -> None:
+    async with world.engine() as engine:
+        world.wire.down.add(FREEZING)
+        reader = Reader(engine, 1)
+        told = await world.ask(engine, "funding", FREEZING, amount=10)
+        world.told.clear()  # what this client was told is not what this test makes of it
+        transfer = engine._parts.open_transfers.find(told.outcome.req_id.int)
+        assert transfer is not None
+        if is_told:
+            reader.subscribe()
+            await settle(engine)
+        outcome = TransferOutcome(
+            req_id=transfer.uuid, status=TransferStatus.FAILED, state=TransferState.FAILED, message="no", replayed=True
+        )
+        if not is_told:
+            reader.subscribe()  # its snapshot comes when the transfer is gone
+        engine._parts.completion.close(transfer, outcome)
+        await settle(engine)
+        assert reader.states == (["failed"] if is_told else [])
+        if is_told:
+            assert reader.transfers[0].error == "no"
