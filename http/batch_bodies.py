@@ -1,12 +1,11 @@
 """A batch's body into its transfers: all at once where all of them are right, or one by one, each with its fault."""
 
-import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
-from transfer_engine.http.bodies import BodyDecoder
+from transfer_engine.http.bodies import BodyDecoder, refuse_outer_duplicates
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.schema.wire import TransferItem
 
@@ -91,21 +90,11 @@ def _has_no_duplicates(items: Sequence[TransferItem], body: bytes, others: int) 
 
 def _refuse_second_list(body: bytes) -> None:
     """Refuse a body whose outermost object has a name twice; what is within the transfers is theirs."""
-    names: list[str] = []
-
-    def note(pairs: list[tuple[str, Any]]) -> None:
-        names[:] = [name for name, _ in pairs]  # the outermost object is the last one to be whole
-
     try:
-        json.loads(body.decode(), object_pairs_hook=note, parse_int=str, parse_float=str)
+        text = body.decode()
     except UnicodeDecodeError:
         raise Rejected(ProblemCode.MALFORMED_BODY, "the body is not UTF-8: send JSON in UTF-8") from None
-    except RecursionError:
-        raise Rejected(ProblemCode.MALFORMED_BODY, "the body is nested too deeply: send flat transfers") from None
-    if len(set(names)) < len(names):
-        raise Rejected(
-            ProblemCode.DUPLICATE_FIELD, f"{names[0][:64]} is given twice: give it once", field=names[0][:64]
-        )
+    refuse_outer_duplicates(text)
 
 
 def _check_count(count: int) -> None:

@@ -166,9 +166,33 @@ def _refuse_duplicates(body: bytes) -> None:
         seen = set()
         for name, _ in pairs:
             if name in seen:
-                raise Rejected(
-                    ProblemCode.DUPLICATE_FIELD, f"{name[:64]} is given twice: give it once", field=name[:64]
-                )
+                raise _given_twice(name)
             seen.add(name)
 
     json.loads(body, object_pairs_hook=refuse)
+
+
+def refuse_outer_duplicates(body: str) -> None:
+    """Refuse JSON whose outermost object has a name twice; what is within its lists is looked at elsewhere.
+
+    Raises:
+        Rejected: it has (``duplicate_field``), or is nested too deeply (``malformed_body``).
+    """
+    names: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        names[:] = [name for name, _ in pairs]  # the outermost object is the last one to be whole
+
+    try:
+        json.loads(body, object_pairs_hook=note, parse_int=str, parse_float=str)
+    except RecursionError:
+        raise Rejected(ProblemCode.MALFORMED_BODY, "the body is nested too deeply: send flat objects") from None
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise _given_twice(name)
+        seen.add(name)
+
+
+def _given_twice(name: str) -> Rejected:
+    return Rejected(ProblemCode.DUPLICATE_FIELD, f"{name[:64]} is given twice: give it once", field=name[:64])

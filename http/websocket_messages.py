@@ -3,7 +3,6 @@
 A request names its operation in ``op`` and carries the client's own ``id``, which its answer repeats.
 """
 
-import json
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Final
@@ -11,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from transfer_engine.http.bodies import BodyDecoder
+from transfer_engine.http.bodies import BodyDecoder, refuse_outer_duplicates
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.schema.transfers import TransferRecord, TransferState
 from transfer_engine.schema.wire import BalanceEntry, ErrorDetails, OptionalUserId, TransferItem
@@ -254,7 +253,7 @@ def decode(message: str | bytes) -> Call:
         if isinstance(message, str):
             call: Call = _json_decode(message)
             if message.count(":") > _members(call) or "\\" in message:
-                _refuse_duplicates(message)
+                refuse_outer_duplicates(message)
         else:
             call = _msgpack_decode(message)
     except (*_DECODE_FAULTS, Rejected) as error:
@@ -293,20 +292,6 @@ def _members(call: Call) -> int:
     if isinstance(call.id, str):
         colons += call.id.count(":")
     return colons
-
-
-def _refuse_duplicates(message: str) -> None:
-    """Refuse a name that stands twice in the request itself."""
-
-    def refuse(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise Rejected(
-                    ProblemCode.DUPLICATE_FIELD, f"{name[:64]} is given twice: give it once", field=name[:64]
-                )
-
-    json.loads(message, object_pairs_hook=refuse)
 
 
 def _unreadable(message: str | bytes, error: Exception) -> Unreadable:

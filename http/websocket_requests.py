@@ -11,7 +11,7 @@ from transfer_engine.engine.callers import Answer as EngineAnswer
 from transfer_engine.engine.callers import TransferOrder
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode, Refused, TransferNotFound, TransferOutcome
 from transfer_engine.http.engine_slot import EngineSlot
-from transfer_engine.http.identity import Scope
+from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.parameters import parse_req_id
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.transfer_items import (
@@ -207,6 +207,23 @@ class Requests:
     def unsubscribe_all(self) -> None:
         """Tell nothing more, of anybody."""
         for user_id in list(self._told):
+    def require_subscribed(self, caller: Caller) -> None:
+        """Go on only where somebody may be told all that is told here.
+
+        Raises:
+            Rejected: he may not (``insufficient_scope``): a token can't be exchanged for one that sees less.
+        """
+        if self._told:
+            caller.require(Scope.READ)
+        for user_id in self._told:
+            if not caller.owns(user_id):
+                raise Rejected(
+                    ProblemCode.INSUFFICIENT_SCOPE,
+                    f"the token lacks the scope {Scope.ANY.value}, and user {user_id} is subscribed to: "
+                    "unsubscribe first",
+                    field="token",
+                )
+
             self._unsubscribe(user_id)
 
     def _unsubscribe(self, user_id: int) -> None:

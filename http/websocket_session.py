@@ -91,6 +91,7 @@ class Session:
         self._refused_in_a_row = 0
         self._is_lagging = False
         self._is_asked = False
+        self._tokens_refused_in_a_row = 0
         self._is_left = False
         self._ending: tuple[CloseCode, str] | None = None
         self._answered = trio.Event()
@@ -281,7 +282,10 @@ class Session:
             self.end(CloseCode.FLOOD, f"{self._refused_in_a_row} requests in a row were above what may be unanswered")
 
     async def _authenticate(self, call: AuthCall, encode: Encode) -> None:
-        """Take a token: the first one says who asks, a later one of the same subject lasts longer."""
+        """Take a token: the first one says who asks, a later one of the same subject lasts longer.
+
+        Each counts for the address: a token costs more to check than most requests do.
+        """
         try:
             authorization: Sequence[bytes] = (b"Bearer " + call.token.encode(),)
             caller = await self._parts.gate.identify(authorization)
@@ -290,9 +294,9 @@ class Session:
         except (Rejected, UnicodeEncodeError) as error:
             rejected = error if isinstance(error, Rejected) else _unauthenticated("the token is no token")
             self.refuse(call.id, "auth", rejected, encode)
-            self._faults_in_a_row += 1
-            if self._faults_in_a_row >= self._parts.settings.faults_most:
-                self.end(CloseCode.FLOOD, "too many tokens were refused")
+            self._tokens_refused_in_a_row += 1
+            if self._tokens_refused_in_a_row >= self._parts.settings.faults_most:
+                self.end(CloseCode.FLOOD, f"{self._tokens_refused_in_a_row} tokens in a row were refused")
             return
         self.caller = caller
         self.tell(Answer(call.id, "auth", True, Authenticated(caller.user_id, caller.expires_at)), encode)
@@ -302,12 +306,15 @@ class Session:
         self._is_lagging = True
         reason = "the client does not read what it is sent"
         self._ending = (CloseCode.LAGGED, reason)
+            self._parts.gate.arrived(self._handshake)
         for lagged, encode in self._requests.positions():
             self.outbox.put(encode(lagged))
         self.outbox.put(self._encode(Notice(CloseCode.LAGGED, reason)))
         self._answered.set()
+            self._requests.require_subscribed(caller)
         self._reading.cancel()
 
 
 def _unauthenticated(detail: str) -> Rejected:
     return Rejected(ProblemCode.UNAUTHENTICATED, detail)
+        self._tokens_refused_in_a_row = 0
