@@ -85,17 +85,26 @@ class Endpoints:
 
     async def refresh(self) -> None:
         """Read all endpoints again; a store that does not answer is an alert. Cancellation leaves some as they were."""
-        position: int | None = None
         try:
-            while True:
-                page = await self._store.scan_endpoints(position=position, limit=PAGE)
-                for endpoint in page.endpoints:
-                    self._learn(endpoint)
-                position = page.next_position
-                if position is None:
-                    return
+            await self.read_again()
         except (RecordsUnavailable, RecordsDamaged) as error:
             self._alerts.warn("endpoints_not_read", error=str(error))
+
+    async def read_again(self) -> None:
+        """Read all endpoints again. Cancellation leaves some as they were.
+
+        Raises:
+            RecordsUnavailable: the store did not answer; some are as they were.
+            RecordsDamaged: a row can't be understood; likewise.
+        """
+        position: int | None = None
+        while True:
+            page = await self._store.scan_endpoints(position=position, limit=PAGE)
+            for endpoint in page.endpoints:
+                self._learn(endpoint)
+            position = page.next_position
+            if position is None:
+                return
 
     async def get(self, user_id: int) -> Endpoint | None:
         """Return a user's endpoint as the store has it, or None where he has none.

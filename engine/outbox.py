@@ -10,7 +10,6 @@ In memory is what fits. When there is no more room, the log is left where it is 
 there once there is room again; until then the mark stays, too.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -23,6 +22,7 @@ from transfer_engine.engine.endpoints import Endpoints
 from transfer_engine.engine.leases import Lease
 from transfer_engine.engine.outbox_limits import OutboxLimits, OutboxStatistics
 from transfer_engine.engine.outbox_queues import Queues, Waiting
+from transfer_engine.engine.outbox_unsettled import Unsettled
 from transfer_engine.engine.records.protocol import (
     BUCKET_MS,
     OUTBOX_SHARDS,
@@ -104,14 +104,8 @@ class Outbox:
         self._alerts = alerts
         self._clock_ms = clock_ms
         self._sequence = life.epoch << _SEQUENCE_BITS
-        self._loaded: Counter[int] = Counter()
-        self._in_flight: dict[int, int] = {}
-        """Buckets of what is on its way, by the first sequence."""
-        self._unread: tuple[int, int] | None = (0, 0)
-        """From which bucket and sequence on the log is in the store alone; at first all that former lives left."""
+        self._unsettled = Unsettled()
         self._is_begun = False
-        self._put_aside = 0
-        """The highest sequence that was left in the store alone."""
         self._doomed: dict[int, tuple[Endpoint, str]] = {}
         self._mark = 0
         self._refreshed_at = trio.current_time()
@@ -128,8 +122,8 @@ class Outbox:
     @property
     def low_water_mark(self) -> int:
         """The lowest bucket that may hold a message that was not delivered."""
-        unread = (self._unread[0],) if self._unread is not None else ()
-        return min((*self._loaded, *self._in_flight.values(), *unread), default=self.current_bucket)
+        lowest = self._unsettled.lowest_bucket
+        return self.current_bucket if lowest is None else lowest
 
     def statistics(self) -> OutboxStatistics:
         """Return what the outbox holds, and did in this run."""
@@ -137,7 +131,7 @@ class Outbox:
             endpoints=len(self.endpoints.enabled),
             disabled_endpoints=self.endpoints.disabled,
             waiting=len(self.queues),
-            is_full=self._unread is not None,
+            is_full=self._unsettled.unread is not None,
             delivered=self._delivered,
             failed_attempts=self._failed,
             dropped=self._dropped,
@@ -172,19 +166,25 @@ class Outbox:
     def entered(self, entered: Entered) -> None:
         """The messages are durable: have them delivered, in memory as long as there is room."""
         first = entered.blobs[0].sequence
-        del self._in_flight[first]
+        unsettled = self._unsettled
+        unsettled.end(first)
+        unsettled.is_certain(entered.messages)
         is_full = len(self.queues) + len(entered.messages) > self.limits.waiting_most
-        if self._unread is not None or is_full:
-            if self._unread is None or first < self._unread[1]:
-                self._unread = (min(entered.bucket, (self._unread or (entered.bucket,))[0]), first)
-            self._put_aside = max(self._put_aside, entered.sequence)
+        if unsettled.unread is not None or is_full:
+            unsettled.put_aside(entered.bucket, first, entered.sequence)
             return
         for message in entered.messages:
             self._load(message, entered.bucket)
 
     def abandoned(self, entered: Entered) -> None:
-        """Whether the messages are durable will never be known: whoever needs them enters them again."""
-        del self._in_flight[entered.blobs[0].sequence]
+        """Whether the messages are durable is not known; nor is it of their rows.
+
+        Where both are, nobody enters them again before the next life, which reads them; so they pin the mark until
+        they are entered again, or nobody is to be told any more.
+        """
+        bucket = self._unsettled.end(entered.blobs[0].sequence)
+        enabled = self.endpoints.enabled
+        self._unsettled.doubt((message.key for message in entered.messages if message.to_user_id in enabled), bucket)
 
     def _message(self, record: TransferRecord, user_id: int) -> OutboxMessage:
         message = OutboxMessage.of(record, user_id, self._clock_ms())
@@ -198,7 +198,7 @@ class Outbox:
             self._sequence += 1
             body = encode_messages(messages[start : start + MESSAGES_IN_BLOB_MOST])
             blobs.append(JournalBlob(shard=self._shard, bucket=bucket, sequence=self._sequence, body=body))
-        self._in_flight[blobs[0].sequence] = bucket
+        self._unsettled.begin(blobs[0].sequence, bucket)
         return Entered(bucket, self._sequence, messages, blobs)
 
     def _load(self, message: OutboxMessage, bucket: int) -> None:
@@ -213,7 +213,7 @@ class Outbox:
         waiting = Waiting(message, bucket)
         rest_ms = min(message.due_at - self._clock_ms(), 3_600_000) if message.attempts else 0
         self.queues.add(waiting, rest_s=rest_ms / 1000)
-        self._loaded[bucket] += 1
+        self._unsettled.load(bucket)
 
     async def take_over(self, messages: Sequence[OutboxMessage]) -> None:
         """Make messages of another outbox ours: durable in our shard, and on their way.
@@ -233,7 +233,7 @@ class Outbox:
             await self._store.write(entered.blobs, ())
             self._lease.require()
         except BaseException:
-            self.abandoned(entered)
+            self._unsettled.end(entered.blobs[0].sequence)  # they are where they were
             raise
         self.entered(entered)
 
@@ -243,7 +243,7 @@ class Outbox:
         """A message that was taken has arrived."""
         self._delivered += 1
         if self.queues.done(waiting):
-            self._unload(waiting)
+            self._unsettled.unload(waiting.bucket)
 
     def failed(self, waiting: Waiting, rest_ms: int) -> None:
         """A message that was taken has not arrived, for sure or perhaps: it is tried again so much later."""
@@ -257,17 +257,13 @@ class Outbox:
         self._doomed[endpoint.user_id] = (endpoint, because)
         self.kick()
 
-    def _unload(self, waiting: Waiting) -> None:
-        self._loaded[waiting.bucket] -= 1
-        if not self._loaded[waiting.bucket]:
-            del self._loaded[waiting.bucket]
-
     def _endpoint_changed(self, user_id: int) -> None:
         if user_id in self.endpoints.enabled:
             self.queues.wake(user_id)
             return
+        self._unsettled.forget_user(user_id)
         for waiting in self.queues.drop(user_id):
-            self._unload(waiting)
+            self._unsettled.unload(waiting.bucket)
             self._dropped += 1
 
     # What happens from time to time
@@ -298,15 +294,12 @@ class Outbox:
         """
         last_bucket = self._identifiers.ceiling_ms // BUCKET_MS
         try:
-            if self._unread is None:
+            if self._unsettled.unread is None:
                 await self._forward([waiting for waiting in self.queues if waiting.bucket < last_bucket], last_bucket)
-            await self._raise_mark(min(self.low_water_mark, last_bucket) if self._is_holding else last_bucket)
+            lowest = self._unsettled.lowest_bucket
+            await self._raise_mark(last_bucket if lowest is None else min(lowest, last_bucket))
         except RecordsUnavailable as error:
             self._alerts.warn("outbox_interrupted", error=str(error))
-
-    @property
-    def _is_holding(self) -> bool:
-        return bool(self._loaded or self._in_flight or self._unread is not None)
 
     async def _disable(self) -> None:
         for user_id, (endpoint, because) in list(self._doomed.items()):
@@ -317,14 +310,16 @@ class Outbox:
 
     async def _read(self) -> None:
         """Take what is in the store alone into memory, as much as there is room for."""
+        unsettled = self._unsettled
         if not self._is_begun:
-            self._unread = (await self._store.low_water_mark(self._shard), 0)
+            unsettled.unread = (await self._store.low_water_mark(self._shard), 0)
             self._is_begun = True
         most = self.limits.waiting_most
-        while self._unread is not None and len(self.queues) <= most // 2:
-            from_bucket, from_sequence = self._unread
+        while unsettled.unread is not None and len(self.queues) <= most // 2:
+            unread = unsettled.unread
+            from_bucket, from_sequence = unread
             # What is on its way may land behind what is read: it is read the next time, and so is all after it.
-            until = min(self._in_flight, default=self._sequence + 1)
+            until = unsettled.first_in_flight(default=self._sequence + 1)
             position = (from_bucket, until)
             async with aclosing(self._store.read_journal(self._shard, from_bucket=from_bucket)) as blobs:
                 async for blob in blobs:
@@ -336,20 +331,23 @@ class Outbox:
                     for message in self.messages(blob):
                         self._load(message, blob.bucket)
                     position = (blob.bucket, until)
-            self._unread = position if position[1] < until or self._put_aside >= until else None
-            if self._unread is not None and position[1] == until == min(self._in_flight, default=0):
+            if unsettled.unread is not unread:
+                continue  # what has landed meanwhile lies below
+            is_read = unsettled.read_up_to(*position, is_all=position[1] == until)
+            if not is_read and position[1] == until == unsettled.first_in_flight(default=0):
                 break  # it waits for a write that has not been answered yet
-        if self._unread is not None and len(self.queues) > most // 2:
+        if unsettled.unread is not None and len(self.queues) > most // 2:
             user_id, waiting = self.queues.longest_failing()
             if waiting >= CROWD_LEAST and user_id in self.endpoints.enabled:
                 self.give_up(self.endpoints.enabled[user_id], "it failed, and there was no room for what waited for it")
 
     async def _carry_forward(self) -> None:
         """Write again what has waited for long, so that it pins no old bucket."""
-        if self._unread is not None:
+        if self._unsettled.unread is not None:
             return  # which pins the mark itself; and what is written now would be read twice
         oldest = self.current_bucket - CARRY_AFTER_BUCKETS
-        if min(self._loaded, default=oldest) >= oldest:
+        lowest = self._unsettled.lowest_loaded
+        if lowest is None or lowest >= oldest:
             return
         await self._forward([waiting for waiting in self.queues if waiting.bucket < oldest], self.current_bucket)
 
@@ -372,7 +370,7 @@ class Outbox:
             try:
                 await self._store.write(entered.blobs, ())
             finally:
-                self.abandoned(entered)
+                self._unsettled.end(entered.blobs[0].sequence)  # they still count where they were
             if self._lease.is_held:
                 self._moved(part, bucket)
 
@@ -380,9 +378,9 @@ class Outbox:
         still_waiting = set(self.queues)
         for waiting in forwarded:
             if waiting in still_waiting:
-                self._unload(waiting)
+                self._unsettled.unload(waiting.bucket)
                 waiting.bucket = bucket
-                self._loaded[bucket] += 1
+                self._unsettled.load(bucket)
                 self._forwarded += 1
 
     async def _raise_mark(self, mark: int) -> None:

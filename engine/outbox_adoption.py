@@ -32,12 +32,17 @@ class OutboxAdoption:
         """Tell whether a node's outbox has a message that somebody is to be told. Errors are the store's."""
         shard = OUTBOX_SHARDS + node
         enabled = self._outbox.endpoints.enabled
+        unknown: set[int] = set()
         mark = await self._store.low_water_mark(shard)
         async with aclosing(self._store.read_journal(shard, from_bucket=mark)) as blobs:
             async for blob in blobs:
-                if any(message.to_user_id in enabled for message in self._outbox.messages(blob)):
+                users = {message.to_user_id for message in self._outbox.messages(blob)}
+                if not enabled.keys().isdisjoint(users):
                     return True
-        return False
+                unknown |= users
+        if unknown:  # their endpoints may have been registered at that engine, a moment ago
+            await self._outbox.endpoints.read_again()
+        return not enabled.keys().isdisjoint(unknown)
 
     async def carry_over(self, node: int) -> None:
         """Make a stopped engine's messages ours; once more it takes what came since.
@@ -45,17 +50,25 @@ class OutboxAdoption:
         Cancellation, or a crash, leaves some of them in both outboxes: they may be delivered twice.
 
         Raises:
-            RecordsUnavailable: some of them are perhaps not ours yet.
+            RecordsUnavailable, RecordsDamaged: some of them are perhaps not ours yet.
             LeaseLapsed: likewise.
         """
         shard, carried = OUTBOX_SHARDS + node, self._carried.setdefault(node, set())
+        enabled = self._outbox.endpoints.enabled
+        are_all_known = False
         mark = await self._store.low_water_mark(shard)
         async with aclosing(self._store.read_journal(shard, from_bucket=mark)) as blobs:
             async for blob in blobs:
                 place = (blob.bucket, blob.sequence)
-                if place not in carried:
-                    await self._outbox.take_over(self._outbox.messages(blob))
-                    carried.add(place)
+                if place in carried:
+                    continue
+                messages = self._outbox.messages(blob)
+                if not are_all_known and any(message.to_user_id not in enabled for message in messages):
+                    # What is not wanted is dropped for good; and that engine may have heard of endpoints before us.
+                    await self._outbox.endpoints.read_again()
+                    are_all_known = True
+                await self._outbox.take_over(messages)
+                carried.add(place)
 
     async def settle(self, node: int, below_bucket: int) -> None:
         """Say that all of a stopped engine's messages below a bucket are ours. Errors are the store's."""
