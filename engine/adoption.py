@@ -284,6 +284,7 @@ class Adoption:
         under_way = self._open.find(req_id)
         for known in (under_way, *self._completion.behind_of(req_id)):
             if known is not None and known.intent.fingerprint == intent.fingerprint:
+                known.is_recovered = True  # also where a client asked for it: its end may be another one's, and late
                 return known
         if under_way is not None and under_way.owns_key:
             return None  # the ledger has given the key to another body

@@ -26,7 +26,7 @@ from transfer_engine.engine.settings import Settings
 from transfer_engine.engine.wiring import now_ms, wire
 
 _LAST_WORDS_MS = 2_000
-"""How long the last heartbeat of a stop, and giving up the node, may take."""
+"""How long the outbox's last write of a stop may take; and so long may the last heartbeat, and giving up the node."""
 
 _LAST_ANSWERS_MS = 500
 """How long the doors have to write their last answers once the claim is lost."""
@@ -142,9 +142,10 @@ async def engine_on(
                 nursery.cancel_scope.cancel()
     finally:
         # Nothing is under way any more: whoever wants the node may have it.
-        with bounded_cleanup(_LAST_WORDS_MS):
-            if parts.outbox is not None:
+        if parts.outbox is not None:
+            with bounded_cleanup(_LAST_WORDS_MS):
                 await parts.outbox.close()
+        with bounded_cleanup(_LAST_WORDS_MS):
             await parts.heartbeat.release()
     if fault is not None:
         raise fault

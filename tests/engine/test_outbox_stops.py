@@ -9,9 +9,10 @@ import trio
 
 from support.engines import Machine, World, until
 from support.receivers import Receivers
+from support.wire import Wire
 from transfer_engine.engine.outbox import Entered
 from transfer_engine.engine.outbox_limits import OutboxLimits
-from transfer_engine.engine.records.protocol import BUCKET_MS
+from transfer_engine.engine.records.protocol import BUCKET_MS, ClaimLost
 
 QUICK = {"heartbeat_ms": 2_000, "lease_ms": 6_000, "adoption_recheck_ms": 10_000, "scan_interval_ms": 2_000}
 
@@ -93,3 +94,45 @@ async def test_what_lands_late_below_what_had_no_room_is_read_as_well(autojump_c
     async with world.engine() as engine:
         await receivers.drain(engine)
     assert {message.amount for message in receivers.told} == {1, 2, 3}
+
+
+async def test_a_clients_own_repetition_is_told_of_by_its_adopter(autojump_clock: object) -> None:
+    """The transfer is under way here, by the client's key, when its intent is adopted; the woken engine's row lands."""
+    world, receivers = await new_world(1, **QUICK)
+    wire, way = Wire(), Wire()
+    write = wire.stop("outbox")
+
+    async def ask_for_ever() -> None:
+        async with world.engine(wire) as engine:
+            await world.ask(engine, "funding", "trading", key="key")
+            await trio.sleep_forever()
+
+    async def stop_and_wake() -> None:
+        with pytest.raises(ClaimLost):
+            await ask_for_ever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop_and_wake)
+        await write.reached.wait()
+        wire.pause()
+        hold = way.stop("hold")
+        async with world.engine(way, node=1, machine=Machine()) as other:
+            nursery.start_soon(partial(world.ask, other, "funding", "trading", key="key"))
+            await world.adopt_only(other)
+            write.released.set()
+            wire.resume()
+            await until(lambda: "row committed" in wire.names())
+            assert receivers.told == []
+            hold.released.set()
+            await receivers.drain(other)
+    receivers.check(1)
+
+
+async def test_a_store_that_hangs_at_the_outboxs_last_words_does_not_keep_the_node(autojump_clock: object) -> None:
+    world, receivers = await new_world(1)
+    receivers.failing = {1}
+    async with world.engine() as engine, receivers.serve(engine):
+        await trio.sleep(12)
+        await world.ask(engine, "funding", "trading")
+        world.wire.stop("outbox")
+    assert world.records.claim_of[0].owner == ""
