@@ -134,6 +134,8 @@ class Engine:
             on_answer(refused)
         except Undecided as undecided:
             callers.start(partial(self._submit_in_turn, undecided, admit, on_answer), on_answer)
+        except Exception as fault:  # noqa: BLE001  told like any other: those that come with it have their own answers
+            on_answer(fault)
         else:
             self._listen(transfer, on_answer, is_joined=is_joined)
 

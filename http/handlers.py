@@ -20,7 +20,7 @@ from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.first_api import FirstApi
 from transfer_engine.http.gate import Gate
 from transfer_engine.http.health_api import HealthApi
-from transfer_engine.http.identity import Caller, NoTokens
+from transfer_engine.http.identity import Caller, NoTokens, Scope
 from transfer_engine.http.messages import Headers, Request, Response
 from transfer_engine.http.openapi_api import OpenApiApi
 from transfer_engine.http.problems import (
@@ -179,7 +179,9 @@ class Api:
         if isinstance(error, Rejected):
             return problem_of_rejection(error)
         _log.error("request failed", method=request.method, path=route.template, exc_info=error)
-        return problem_of_fault(error, is_safe=not route.is_keyed or bool(request.idempotency_keys))
+        # A batch names its transfers within, some of them perhaps not: it is told to look before it repeats them.
+        moves_money = route.is_keyed or (route.method == "POST" and route.scope is Scope.WRITE)
+        return problem_of_fault(error, is_safe=not moves_money or bool(request.idempotency_keys))
 
 
 def _traced(response: Response, trace: Trace, *, is_theirs: bool) -> Response:

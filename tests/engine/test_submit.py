@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -134,3 +135,12 @@ async def test_callbacks_are_called_when_the_engine_ends(tmp_path: Path) -> None
     [answer] = answers
     assert isinstance(answer, TransferOutcome)
     assert answer.status is TransferStatus.PENDING
+
+
+async def test_a_fault_of_one_transfer_is_its_own_answer(engine: Engine) -> None:
+    answers: list[Answer | Exception] = []
+    nobody = msgspec.structs.replace(order("a"), subject=None)
+    engine.submit(nobody, answers.append)
+    assert len(answers) == 1
+    assert not isinstance(answers[0], Refused | TransferOutcome)
+    assert statuses(await engine.transfer_many([order("b")])) == ["committed"]

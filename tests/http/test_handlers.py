@@ -11,7 +11,9 @@ from transfer_engine.engine import Engine, Opening, RefusalCode, Settings, open_
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.outcomes import Overloaded
 from transfer_engine.engine.records.protocol import RecordsUnavailable
+from transfer_engine.http.gate import Gate
 from transfer_engine.http.handlers import Api
+from transfer_engine.http.identity import Caller, NoTokens
 from transfer_engine.http.messages import Request
 from transfer_engine.http.problems import (
     STATUS_OF_PROBLEM,
@@ -131,3 +133,19 @@ def test_overload_says_when_to_come_back(code: RefusalCode) -> None:
     assert response.status == 503
     assert response.headers == ((b"retry-after", b"1"),)
     assert msgspec.json.decode(response.body)["retryable"] is True
+
+
+class FaultyGate(Gate):
+    """Has a fault where batches are counted."""
+
+    def charge(self, request: Request, caller: Caller, cost: int, *, of: int = 0) -> None:
+        raise RuntimeError
+
+
+async def test_after_a_fault_no_batch_is_told_to_be_repeated_as_it_is(engine: Engine) -> None:
+    api = Api(engine.settings, version="1", gate=FaultyGate(NoTokens()))
+    api.serve(engine)
+    answer = await api.answer(post("/api/v1/transfers/batch", b'{"transfers":[%b,%b]}' % (BODY, BODY)))
+    problem = msgspec.json.decode(answer.body)
+    assert (answer.status, problem["code"], problem["retryable"]) == (500, "internal", False)
+    assert "look before you repeat it" in problem["detail"]

@@ -56,7 +56,7 @@ async def test_tokens_that_are_refused_one_after_the_other_end_the_connection() 
         websockets = websockets_of(engine, tokens=tokens, faults_most=5)
         async with client_of(websockets) as client:
             for call_id in range(20):
-                client.ask("auth", id=call_id, token="nobody")
+                client.ask("auth", id=call_id, token="nobody")  # noqa: S106  of nobody
             with trio.fail_after(60):
                 heard = await client.hear_all()
             assert [answer.get("id") for answer in heard[:-1]] == [0, 1, 2, 3, 4]
