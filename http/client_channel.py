@@ -108,6 +108,8 @@ class Channel:
         self._on_event = on_event
         self._unsent: dict[int, Request] = {}
         self._sent: dict[int, Request] = {}
+        self._largest: Request | None = None
+        """Of those that were sent over this connection, also where it was answered or given up since."""
         self._last_id = 0
         self._work = trio.Event()
         self._heard_at = 0.0
@@ -228,6 +230,7 @@ class Channel:
     async def _exchange(self, connection: trio_websocket.WebSocketConnection, token: str | None) -> None:
         """Send and receive until the connection breaks."""
         self._on_connected()
+        self._largest = None
         self._heard_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, connection)
@@ -267,6 +270,8 @@ class Channel:
                     number = next(iter(self._unsent))
                     request = self._unsent.pop(number)
                     self._sent[number] = request
+                    if self._largest is None or len(request.frame) > len(self._largest.frame):
+                        self._largest = request
                     request.on_sent()
                     await connection.send_message(request.frame)
                 self._work = trio.Event()
@@ -326,9 +331,12 @@ class Channel:
             request.on_answer(error)
 
     def _refuse_largest(self, reason: str) -> None:
-        """End the request that was too large for the server: sent again, it would only break the next connection."""
-        if self._sent:
-            request = max(self._sent.values(), key=lambda each: len(each.frame))
+        """End the request that was too large for the server: sent again, it would only break the next connection.
+
+        Where that one was given up, nobody is told: any other may have been taken.
+        """
+        request = self._largest
+        if request is not None and request.id in self._sent:
             self.drop(request)
             request.on_answer(TransferRefused(Refusal("body_too_large", reason or "the message is too large")))
 
