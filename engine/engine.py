@@ -38,7 +38,8 @@ from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.services.simulated import SimulatedCore
 from transfer_engine.engine.settings import Settings
 from transfer_engine.engine.stream_rings import OnMessage
-from transfer_engine.engine.streams import Subscription, held_in
+from transfer_engine.engine.streams import held_in
+from transfer_engine.engine.user_streams import Subscription
 from transfer_engine.schema.ids import is_keyed
 from transfer_engine.schema.transfers import TransferRecord
 

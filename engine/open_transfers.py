@@ -120,6 +120,11 @@ class OpenTransfer:
         return self.is_held or self.state.is_terminal
 
     @property
+    def has_trace(self) -> bool:
+        """Whether its intent is perhaps durable, or a caller was told `pending`: it can't be turned away any more."""
+        return self.is_journaled or self.bucket is not None or self.is_promised
+
+    @property
     def is_perhaps_repeated(self) -> bool:
         """Whether it may yet turn out to have been answered before: its name is the client's, and no row was read."""
         return not self.is_record_known and is_keyed(self.req_id)

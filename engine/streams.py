@@ -29,11 +29,15 @@ from transfer_engine.engine.outcomes import Balance, Overloaded, RefusalCode, Re
 from transfer_engine.engine.services.registry import ServiceKind, ServiceRegistry
 from transfer_engine.engine.stream_rings import OnMessage, Ring, StreamEvent, StreamSnapshot
 from transfer_engine.engine.stream_settings import StreamSettings
+from transfer_engine.engine.user_streams import Subscription, UserStream
 from transfer_engine.schema.ids import is_keyed
 from transfer_engine.schema.transfers import TransferRecord
 
 _NOTHING = (0, 0)
 """What an account holds that does not exist yet."""
+
+_UNLIKE = (-1, -1)
+"""What is known of an account of which subscribers were told different things: whatever is read next is told."""
 
 
 class StreamsStatistics(msgspec.Struct, frozen=True):
@@ -50,55 +54,6 @@ class StreamsStatistics(msgspec.Struct, frozen=True):
     reads: int
     """Look-ups of the ledger that were answered."""
     failed_reads: int
-
-
-class Subscription:
-    """Somebody is told of a user, until he unsubscribes.
-
-    Attributes:
-        stream_id: the stream that is told.
-        user_id: whose it is.
-        missed: the events behind the one that was resumed after; those that come are told after these. None where
-            nothing is resumed: a snapshot is told first.
-    """
-
-    def __init__(self, stream: "_Stream", on_message: OnMessage, missed: list[StreamEvent] | None) -> None:
-        self.stream_id = stream.ring.stream_id
-        self.user_id = stream.user_id
-        self.missed = missed
-        self._stream = stream
-        self._on_message = on_message
-
-    def __repr__(self) -> str:
-        return f"<Subscription to {self.stream_id} of user {self.user_id}>"
-
-    def tell(self, message: StreamEvent | StreamSnapshot) -> None:
-        """Hand a message over."""
-        self._on_message(message)
-
-
-class _Stream:
-    """One user's stream."""
-
-    __slots__ = ("changed", "known", "live", "open", "ring", "user_id", "waiting")
-
-    def __init__(self, user_id: int, ring: Ring) -> None:
-        self.user_id = user_id
-        self.ring = ring
-        self.live: dict[Subscription, None] = {}
-        self.waiting: dict[Subscription, None] = {}
-        """Those who have yet to get their snapshot."""
-        self.changed: dict[int, UUID] = {}
-        """Accounts to be read, by the last transfer told that touches them."""
-        self.known: dict[int, tuple[int, int]] | None = None
-        """What was told of each account; None before the first snapshot."""
-        self.open: set[int] = set()
-        """Transfers that were told, and not their end."""
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anybody subscribes."""
-        return bool(self.live or self.waiting)
 
 
 class Streams:
@@ -131,10 +86,10 @@ class Streams:
         self._settings = settings
         self._run_name = secrets.token_hex(8)
         self._made = 0
-        self._by_user: dict[int, _Stream] = {}
-        self._left: dict[_Stream, float] = {}
+        self._by_user: dict[int, UserStream] = {}
+        self._left: dict[UserStream, float] = {}
         """Those that nobody subscribes to, by when they are dropped, the first one first."""
-        self._to_read: dict[_Stream, None] = {}
+        self._to_read: dict[UserStream, None] = {}
         self._wake = trio.Event()
         self._backoff = Backoff(first_ms=50, most_ms=5_000)
         self._events = self._snapshots = self._reads = self._failed_reads = 0
@@ -167,7 +122,7 @@ class Streams:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Tell nothing more; a second time does nothing."""
-        stream = subscription._stream
+        stream = subscription.stream
         stream.live.pop(subscription, None)
         stream.waiting.pop(subscription, None)
         if not stream.is_wanted and self._by_user.get(stream.user_id) is stream:
@@ -206,6 +161,13 @@ class Streams:
 
         One that was refused is none; one that had ended before it was asked for again was told then.
         """
+        if self._by_user:
+            try:
+                self._note_closed(transfer, answer)
+            except Exception as error:  # noqa: BLE001  as above
+                self._alerts.critical("stream_failed", transfer=transfer, error=repr(error), exc_info=error)
+
+    def _note_closed(self, transfer: OpenTransfer, answer: TransferOutcome | Refused) -> None:
         for user_id in {transfer.intent.user_id, transfer.intent.target_user_id}:
             stream = self._by_user.get(user_id)
             if stream is None:
@@ -213,17 +175,23 @@ class Streams:
             was_told = transfer.req_id in stream.open
             stream.open.discard(transfer.req_id)
             if isinstance(answer, TransferOutcome) and (was_told or transfer.is_recovered):
-                record = msgspec.structs.replace(transfer.record(), state=answer.state, error=answer.message or "")
+                record = msgspec.structs.replace(
+                    transfer.record(),
+                    state=answer.state,
+                    error=answer.message or "",
+                    created_at=answer.created_at or transfer.created_at,
+                    updated_at=answer.updated_at or transfer.updated_at,
+                )
                 self._tell_transfer(stream, transfer, record)
 
-    def _note(self, transfer: OpenTransfer, source: _Stream | None, target: _Stream | None) -> None:
+    def _note(self, transfer: OpenTransfer, source: UserStream | None, target: UserStream | None) -> None:
         record = transfer.record()
         if source is not None:
             self._tell_transfer(source, transfer, record)
         if target is not None and target is not source:
             self._tell_transfer(target, transfer, record)
 
-    def _tell_transfer(self, stream: _Stream, transfer: OpenTransfer, record: TransferRecord) -> None:
+    def _tell_transfer(self, stream: UserStream, transfer: OpenTransfer, record: TransferRecord) -> None:
         if record.state.is_terminal:
             stream.open.discard(transfer.req_id)
         else:
@@ -234,7 +202,7 @@ class Streams:
                 stream.changed[service.account_id(user_id, record.asset_id)] = record.req_id
         self._read_soon(stream)
 
-    def _publish(self, stream: _Stream, req_id: UUID, what: TransferRecord | Balance) -> None:
+    def _publish(self, stream: UserStream, req_id: UUID, what: TransferRecord | Balance) -> None:
         event = stream.ring.append(req_id, what)
         self._events += 1
         for subscription in tuple(stream.live):
@@ -289,14 +257,14 @@ class Streams:
                 break
             self._drop(stream)
 
-    def _drop(self, stream: _Stream) -> None:
+    def _drop(self, stream: UserStream) -> None:
         self._left.pop(stream, None)
         self._to_read.pop(stream, None)
         del self._by_user[stream.user_id]
 
-    def _take_group(self) -> dict[_Stream, dict[int, UUID]]:
+    def _take_group(self) -> dict[UserStream, dict[int, UUID]]:
         """Take streams to be read, with what has changed in them."""
-        group: dict[_Stream, dict[int, UUID]] = {}
+        group: dict[UserStream, dict[int, UUID]] = {}
         room = BATCH_EVENTS_MAX
         accounts_of_one = len(self._registry.wallets) * len(self._asset_ids)
         while (
@@ -311,12 +279,12 @@ class Streams:
             room -= accounts_of_one if stream.waiting else len(group[stream])
         return group
 
-    async def _read(self, group: dict[_Stream, dict[int, UUID]]) -> None:
+    async def _read(self, group: dict[UserStream, dict[int, UUID]]) -> None:
         """Read a group's accounts, and tell what has changed.
 
         Cancellation, and a ledger that does not answer, leave it to be read again.
         """
-        wanted: dict[_Stream, tuple[int, ...]] = {}
+        wanted: dict[UserStream, tuple[int, ...]] = {}
         # Who comes while the ledger is asked gets his snapshot from the next read: this one may not have all accounts.
         waiting = {stream: tuple(stream.waiting) for stream in group}
         for stream, changed in group.items():
@@ -347,7 +315,7 @@ class Streams:
                 found[account.id] = account
         return found
 
-    def _tell_balances(self, stream: _Stream, held: dict[int, tuple[int, int]], changed: dict[int, UUID]) -> None:
+    def _tell_balances(self, stream: UserStream, held: dict[int, tuple[int, int]], changed: dict[int, UUID]) -> None:
         """Tell what accounts hold that a transfer has touched, where that differs from what was told before.
 
         What differs without a transfer that was told is told when that is: it then has its cause.
@@ -363,14 +331,18 @@ class Streams:
                 self._publish(stream, req_id, self._balance(account_id, holds))
 
     def _tell_snapshot(
-        self, stream: _Stream, held: dict[int, tuple[int, int]], waiting: tuple[Subscription, ...]
+        self, stream: UserStream, held: dict[int, tuple[int, int]], waiting: tuple[Subscription, ...]
     ) -> None:
         transfers = [
             transfer
             for transfer in self._open_transfers.of_user(stream.user_id)
-            # A key that was sent again may be another body's, or have ended long ago: the ledger has not said yet.
-            if transfer.is_record_known or not is_keyed(transfer.req_id)
+            # A key that was sent again may be another body's, or have ended long ago: the ledger has not said yet. And
+            # what has left no trace may yet be turned away.
+            if transfer.owns_key or (transfer.has_trace and not is_keyed(transfer.req_id))
         ]
+        for account_id, holds in held.items():
+            if stream.known is not None and stream.known.get(account_id) != holds:
+                stream.known[account_id] = _UNLIKE
         snapshot = StreamSnapshot(
             stream=stream.ring.stream_id,
             seq=stream.ring.seq,
@@ -397,11 +369,11 @@ class Streams:
             wallet.account_id(user_id, asset_id) for wallet in self._registry.wallets for asset_id in self._asset_ids
         )
 
-    def _read_soon(self, stream: _Stream) -> None:
+    def _read_soon(self, stream: UserStream) -> None:
         self._to_read[stream] = None
         self._wake.set()
 
-    def _new_stream(self, user_id: int) -> _Stream:
+    def _new_stream(self, user_id: int) -> UserStream:
         settings = self._settings
         if len(self._by_user) >= settings.streams_most:
             if not self._left:
@@ -411,7 +383,7 @@ class Streams:
             self._drop(next(iter(self._left)))
         self._made += 1
         ring = Ring(f"{self._run_name}.{self._made}", events_most=settings.events_most, bytes_most=settings.bytes_most)
-        stream = self._by_user[user_id] = _Stream(user_id, ring)
+        stream = self._by_user[user_id] = UserStream(user_id, ring)
         return stream
 
 

@@ -13,7 +13,7 @@ from transfer_engine.schema.transfers import TransferRecord, TransferState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from transfer_engine.engine.streams import Subscription
+    from transfer_engine.engine.user_streams import Subscription
 
 
 class Reader:
