@@ -12,7 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import httpcore
+import structlog
 import trio
+
+_log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -63,7 +66,11 @@ _REFUSED_V6: Final = [
 
 
 class AddressRefused(httpcore.ConnectError):
-    """A name has an address that is not public: nothing is sent to any of them."""
+    """A name has an address that is not public, or none: nothing is sent to any of them.
+
+    Which of it is told to the log alone: users are told of what went wrong, and names within our network, and where
+    they lead, are not theirs to learn.
+    """
 
 
 def is_public(address: Address) -> bool:
@@ -133,15 +140,23 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
         try:
             found = [str(ipaddress.ip_address(host))]
         except ValueError:
-            try:
-                found = list(await self._resolve(host, port))
-            except (OSError, UnicodeError) as error:
-                raise httpcore.ConnectError(f"{host} could not be resolved: {error}") from error
+            found = await self._resolved(host, port)
         if not self._allow_private_addresses:
-            for text in found:
-                if not is_public(ipaddress.ip_address(text)):
-                    raise AddressRefused(f"{host} has the address {text}, which is not a public one")
+            private = [text for text in found if not is_public(ipaddress.ip_address(text))]
+            if private:
+                _log.info("webhook refused", host=host, address=private[0], reason="it is not a public address")
+            if private or not found:
+                raise AddressRefused(f"{host} has no public address")
         return found
+
+    async def _resolved(self, host: str, port: int) -> list[str]:
+        """Return a name's addresses; none where there are none, if the user may not know why."""
+        try:
+            return list(await self._resolve(host, port))
+        except (OSError, UnicodeError) as error:
+            if not self._allow_private_addresses:
+                return []
+            raise httpcore.ConnectError(f"{host} could not be resolved: {error}") from error
 
     async def connect_unix_socket(
         self,

@@ -209,7 +209,7 @@ def guarded(names: Names, *, allow: bool = False) -> tuple[GuardedNetwork, Refus
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 async def test_a_name_with_one_private_address_is_not_connected_to_at_all(address: str) -> None:
     network, below = guarded(Names(evil=["8.8.8.8", address]))
-    with pytest.raises(AddressRefused, match="not a public one"):
+    with pytest.raises(AddressRefused, match=r"^evil.example has no public address$"):
         await network.connect_tcp("evil.example", 443)
     assert below.tried == []
 
@@ -241,7 +241,7 @@ async def test_only_a_few_addresses_are_tried() -> None:
 @pytest.mark.parametrize("known", [{}, {"none": []}])
 async def test_a_name_without_address_is_no_connection(known: dict[str, list[str]]) -> None:
     network, _ = guarded(Names(**known))
-    with pytest.raises(httpcore.ConnectError):
+    with pytest.raises(AddressRefused, match=r"^none.example has no public address$"):
         await network.connect_tcp("none.example", 443)
 
 
@@ -258,3 +258,6 @@ async def test_the_systems_resolver_is_asked() -> None:
         await stream.aclose()
     with pytest.raises(httpcore.ConnectError, match="could not be resolved"):
         await network.connect_tcp("no.such.name.invalid", 1)
+    guarded_network = GuardedNetwork(SystemResolver(1), allow_private_addresses=False)
+    with pytest.raises(AddressRefused, match=r"^no.such.name.invalid has no public address$"):
+        await guarded_network.connect_tcp("no.such.name.invalid", 1)
