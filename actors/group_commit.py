@@ -156,6 +156,11 @@ class GroupCommit(Generic[E, R]):
             f"weight {batches.weight} of {self._waiting_weight_most}, {self._crashes} crashes>"
         )
 
+    @property
+    def entries_waiting(self) -> int:
+        """Entries that are not answered yet, those in flight included."""
+        return self._batches.entries
+
     def statistics(self) -> GroupCommitStatistics:
         """Return what it is doing and has done."""
         return GroupCommitStatistics(

@@ -168,6 +168,21 @@ class ActorPool(Generic[K, M]):
             f"{self._messages_waiting} messages waiting, {len(self._spare)} tasks spare, {self._crashes} crashes>"
         )
 
+    @property
+    def messages_waiting(self) -> int:
+        """Messages in all mailboxes, those being handled included."""
+        return self._messages_waiting
+
+    @property
+    def messages_gone(self) -> int:
+        """Messages that have left their mailboxes: handled, or set aside."""
+        return self._messages_handled + self._messages_poisoned
+
+    def messages_of(self, key: K) -> int:
+        """Return how many messages of one key are in its mailbox."""
+        actor = self._actors.get(key)
+        return 0 if actor is None else len(actor.mailbox)
+
     def statistics(self) -> PoolStatistics:
         """Return what the pool is doing and has done."""
         return PoolStatistics(

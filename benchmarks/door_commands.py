@@ -204,7 +204,9 @@ def _tell_overload(peak: float, load: Overloaded | None) -> None:
         return
     share = load.goodput / peak
     print(
-        f"{load.factor:g}x: {load.offered:,.0f}/s offered, {load.goodput:,.0f}/s committed ({share:.2f} of the peak)  "
+        f"{load.factor:g}x: {load.offered:,.0f}/s offered, {load.held_back:,.0f}/s of them not taken from the socket, "
+        f"{load.goodput:,.0f}/s committed ({share:.2f} of the peak)  "
         f"{load.outcomes}" + (f"  {load.unanswered} UNANSWERED" if load.unanswered else "")
     )
-    print(f"    committed: {load.committed}\n    all others: {load.refused}", flush=True)
+    print(f"    committed: {load.committed}\n    all others: {load.refused}")
+    print(f"    the load itself was busy for {load.busy:.0%} of the time", flush=True)

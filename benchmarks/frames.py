@@ -6,6 +6,7 @@ saves the time of putting one on. A client of people must take random keys (RFC 
 
 import base64
 import os
+import socket
 from collections.abc import Iterator
 from typing import Final
 
@@ -81,14 +82,20 @@ def frame(payload: bytes) -> bytes:
     return bytes((_BINARY, _MASKED | 127)) + size.to_bytes(8) + _NO_MASK + payload
 
 
-async def open_socket(port: int, headers: str = "", *, path: str = PATH) -> Socket:
+async def open_socket(
+    port: int, headers: str = "", *, path: str = PATH, send_buffer_bytes: int | None = None
+) -> Socket:
     """Open a websocket on loopback; ``headers`` are lines that end with CRLF.
+
+    ``send_buffer_bytes`` bounds what may wait in the system to be sent; by default that grows to megabytes.
 
     Raises:
         Refused: the server did not.
         OSError: there is none.
     """
     stream = await trio.open_tcp_stream("127.0.0.1", port)
+    if send_buffer_bytes is not None:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     key = base64.b64encode(os.urandom(16)).decode()
     await stream.send_all(
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

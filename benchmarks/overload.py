@@ -1,7 +1,17 @@
 """More than the engine can do, over websockets: what is still committed, and how quickly the rest is refused.
 
 First the peak: a closed loop. Then transfers come at multiples of it, whatever the answers do (an open loop), so the
-connections' queues fill up and the server has to refuse.
+server has to refuse some of them, and to let others wait in the sockets.
+
+How it is measured:
+
+* Every transfer has a time at which it is to be sent, and its latency counts from then on, whenever it was written.
+* What may wait between the two processes is bounded (:data:`_SEND_BUFFER_BYTES` here, the server's own bound there). A
+  connection whose last write is not through when more is due is full, as its client can see: what came due
+  meanwhile is not queued up for later, where it would only tell how long the load lasted, but counted as held back.
+* Goodput is what was committed, and so told here, behind the first second of the load and before its end: what is
+  carried out of the backlog afterwards counts for nothing, nor does the time in which it builds up.
+* The load is a process of its own. The share of its time that it was busy is told: near 1 it is what is measured.
 """
 
 import time
@@ -20,6 +30,11 @@ from transfer_engine.benchmarks.websocket_door import Frames, closed_loop
 _TICK_S: Final = 0.005
 _LAST_ANSWERS_S: Final = 10.0
 _IN_FLIGHT_AT_PEAK: Final = 64
+_SEND_BUFFER_BYTES: Final = 16 << 10
+_SETTLING_S: Final = 1.0
+"""Of each load, before what is committed counts."""
+_LATE_S: Final = 4 * _TICK_S
+"""What is due for longer than this, and not written, is held back."""
 
 
 class _Error(msgspec.Struct, frozen=True, gc=False):
@@ -45,9 +60,13 @@ class Overloaded(msgspec.Struct, frozen=True):
 
     factor: float
     offered: float
-    """Transfers a second that were sent in fact."""
+    """Transfers a second that were due."""
+    held_back: float
+    """Transfers a second that were due while their connection took nothing: the server did not read."""
     goodput: float
     """Committed transfers a second, while the load lasted."""
+    busy: float
+    """The share of its time that the load itself computed."""
     outcomes: dict[str, int]
     committed: LatencySummary
     refused: LatencySummary
@@ -86,7 +105,10 @@ async def run_overload(
             await socket.aclose()
         tell(peak, None)
         for factor in factors:
-            sockets = [await open_socket(server.port_of(door), server.headers) for _ in range(connections)]
+            sockets = [
+                await open_socket(server.port_of(door), server.headers, send_buffer_bytes=_SEND_BUFFER_BYTES)
+                for _ in range(connections)
+            ]
             loads.append(await _offer(sockets, make, factor=factor, rate=peak * factor, seconds=seconds))
             tell(peak, loads[-1])
             for socket in sockets:
@@ -102,26 +124,29 @@ class _Offer:
         self._make = make
         self._share = rate / len(sockets)
         self._began = time.perf_counter()
-        self._end = self._began + seconds
+        self._counts_from = self._began + _SETTLING_S
+        self._end = self._counts_from + seconds
         self._all_answered = trio.Event()
         self._is_over = False
         self.sent_at: dict[int, float] = {}
         self.sent = 0
-        self.took_s = seconds
+        self.held_back = 0
+        self.busy = 0.0
         self.in_time = 0
-        """Committed before the load ended."""
+        """Committed while it counted."""
         self.committed, self.refused = Latencies(), Latencies()
         self.outcomes: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Send all of it, and wait some seconds for the last answers."""
+        computed = time.process_time()
         async with trio.open_nursery() as receivers:
             for socket in self._sockets:
                 receivers.start_soon(self._receive, socket)
             async with trio.open_nursery() as senders:
                 for index, socket in enumerate(self._sockets):
                     senders.start_soon(self._send, index, socket)
-            self.took_s = time.perf_counter() - self._began
+            self.busy = (time.process_time() - computed) / (time.perf_counter() - self._began)
             self._is_over = True
             with trio.move_on_after(_LAST_ANSWERS_S):
                 if self.sent_at:
@@ -132,14 +157,16 @@ class _Offer:
         mine = 0
         await trio.sleep(_TICK_S * index / len(self._sockets))
         while (now := time.perf_counter()) < self._end:
-            due = int((now - self._began) * self._share) - mine
+            late = max(0, int((now - _LATE_S - self._began) * self._share) - mine)
+            self.held_back += late
+            mine += late
             frames = []
-            for _ in range(due):
+            for turn in range(mine, int((now - self._began) * self._share)):
                 number, data = self._make.build()
-                self.sent_at[number] = now
+                self.sent_at[number] = self._began + turn / self._share
                 frames.append(data)
-            mine += due
-            self.sent += due
+            mine += len(frames)
+            self.sent += len(frames)
             if frames:
                 await socket.send(b"".join(frames))
             await trio.sleep(_TICK_S)
@@ -159,7 +186,7 @@ class _Offer:
         elif answer.data is not None and answer.data.status == "committed":
             self.outcomes["committed"] += 1
             self.committed.add(now - since)
-            self.in_time += now < self._end
+            self.in_time += self._counts_from <= now < self._end
         else:
             status = answer.data.status if answer.data is not None else ""
             self.outcomes[answer.error.code if answer.error is not None else status] += 1
@@ -171,8 +198,10 @@ async def _offer(sockets: list[Socket], make: Frames, *, factor: float, rate: fl
     await offer.run()
     return Overloaded(
         factor=factor,
-        offered=offer.sent / offer.took_s,
+        offered=(offer.sent + offer.held_back) / (seconds + _SETTLING_S),
+        held_back=offer.held_back / (seconds + _SETTLING_S),
         goodput=offer.in_time / seconds,
+        busy=offer.busy,
         outcomes=dict(offer.outcomes),
         committed=offer.committed.summary(),
         refused=offer.refused.summary(),

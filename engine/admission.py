@@ -10,6 +10,7 @@ from typing import NoReturn
 import trio
 
 from transfer_engine.actors import ActorPool, MailboxFull, PoolClosed
+from transfer_engine.engine.congestion import Congestion
 from transfer_engine.engine.contests import KeyContested
 from transfer_engine.engine.daily_sums import DailySums
 from transfer_engine.engine.endings import key_reused
@@ -51,6 +52,7 @@ class Admission:
         assets: Mapping[int, Asset],
         open_transfers: OpenTransfers,
         open_transfers_most: int,
+        congestion: Congestion,
         pool: ActorPool[int, OpenTransfer],
         identifiers: SnowflakeGenerator,
         backends: Mapping[str, Health],
@@ -63,6 +65,7 @@ class Admission:
         self._assets = assets
         self._open = open_transfers
         self._open_most = open_transfers_most
+        self._congestion = congestion
         self._pool = pool
         self._identifiers = identifiers
         self._backends = backends
@@ -271,8 +274,16 @@ class Admission:
             raise _shutting_down()
         if not self._lease.is_held:
             raise Overloaded(RefusalCode.UNAVAILABLE, f"{self.closed_because}: try again elsewhere")
-        if len(self._open) >= self._open_most:
-            raise Overloaded(RefusalCode.OVERLOADED, f"{len(self._open)} transfers are under way: try again later")
+        under_way = len(self._open)
+        if under_way >= self._open_most:
+            raise Overloaded(RefusalCode.OVERLOADED, f"{under_way} transfers are under way: try again later")
+        congestion = self._congestion
+        if under_way > congestion.waiting_most and congestion.is_too_much:
+            raise Overloaded(
+                RefusalCode.OVERLOADED,
+                f"{congestion.waiting} transfers wait, and about {congestion.rate:.0f} a second are carried out: "
+                "try again later",
+            )
         for name, health in self._backends.items():
             if not health.is_good:
                 raise Overloaded(RefusalCode.UNAVAILABLE, f"the {name} can't be reached now: try again later")

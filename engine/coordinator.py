@@ -88,8 +88,10 @@ class Coordinator:
         self._alerts = alerts
         self._calls = calls
         self._drive_soon = drive_soon
+        self.held_up: set[int] = set()
+        """Users whose queue waits for a core: what stands in it holds up nobody else."""
 
-    async def handle(self, _user_id: int, transfers: list[OpenTransfer]) -> None:
+    async def handle(self, user_id: int, transfers: list[OpenTransfer]) -> None:
         """Take some of a user's transfers, in order, to their sources; what takes longer goes on by itself.
 
         When it returns, each of them has its end on the way to the store, or a task of its own, or waits for the
@@ -125,8 +127,8 @@ class Coordinator:
             else:
                 to_cores.append((transfer, hold))
         # Last: those whose source the ledger is have reached it, and wait for no core that is none of theirs.
-        for transfer, hold in to_cores:
-            await self._reach_core_in_order(transfer, hold)
+        if to_cores:
+            await self._reach_cores_in_order(user_id, to_cores)
 
     def _turn_away(self, queued: list[OpenTransfer]) -> list[OpenTransfer]:
         """Refuse transfers that have left no trace while nothing may be asked; return the others.
@@ -213,6 +215,16 @@ class Coordinator:
             self._refuse(transfer, hold)
         else:
             self._drive_soon(transfer, partial(self._after_hold, transfer, hold, post))
+
+    async def _reach_cores_in_order(
+        self, user_id: int, to_cores: list[tuple[OpenTransfer, CreateTransferResult]]
+    ) -> None:
+        self.held_up.add(user_id)
+        try:
+            for transfer, hold in to_cores:
+                await self._reach_core_in_order(transfer, hold)
+        finally:
+            self.held_up.discard(user_id)
 
     async def _reach_core_in_order(self, transfer: OpenTransfer, hold: CreateTransferResult) -> None:
         """Reach the source's core while its user's queue waits, no longer than the time-out; then leave the queue."""

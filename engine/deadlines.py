@@ -20,10 +20,16 @@ SWEEPS_IN_DEADLINE: Final = 40
 
 
 class Deadlines:
-    """Lets callers wait for an answer, no longer than their deadline."""
+    """Lets callers wait for an answer, no longer than their deadline.
 
-    def __init__(self, deadline_ms: int) -> None:
+    Args:
+        deadline_ms: the engine's own.
+        on_sweep: called with each sweep, synchronously: some forty times a deadline.
+    """
+
+    def __init__(self, deadline_ms: int, *, on_sweep: Callable[[], None] = lambda: None) -> None:
         self.deadline_ms = deadline_ms
+        self._on_sweep = on_sweep
         self._deadline_s = deadline_ms / 1000
         self._tick_s = self._deadline_s / SWEEPS_IN_DEADLINE
         self._queue: deque[tuple[float, Waiter | Listener]] = deque()
@@ -69,6 +75,7 @@ class Deadlines:
         queue = self._queue
         while True:
             await trio.sleep(self._tick_s)
+            self._on_sweep()
             due = trio.current_time() + self._tick_s
             while queue and (queue[0][0] <= due or not queue[0][1].is_waiting):
                 queue.popleft()[1].wake()

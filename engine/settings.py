@@ -161,6 +161,10 @@ class Settings(_Frozen):
     """Transfers that may wait for one user; more are refused as overload."""
     open_transfers_most: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
     """Transfers under way in the engine; about 2 KiB of memory each; more are refused as overload."""
+    waiting_least: Annotated[int, Field(ge=1, le=10_000_000)] = 2_048
+    """Transfers that may wait to be carried out whatever they would wait for; further ones are refused as overload if
+    they would wait for more than half of ``deadline_ms``. About what one group commit takes: with less in hand the
+    backends would have pauses."""
     user_batch_most: Annotated[int, Field(ge=1, le=2_000)] = 512
     """Transfers of one user in one submission: a hot user's throughput against the others' latency."""
     idle_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 30_000

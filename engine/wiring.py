@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+import trio
+
 from transfer_engine.actors import ActorPool, Backoff, ChildSpec, PoolClosed, Scanner, Supervisor
 from transfer_engine.engine.admission import Admission
 from transfer_engine.engine.adoption import Adoption
@@ -10,6 +12,7 @@ from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.callers import Callers
 from transfer_engine.engine.comparison import Comparison
 from transfer_engine.engine.completion import Completion
+from transfer_engine.engine.congestion import Congestion
 from transfer_engine.engine.coordinator import Coordinator
 from transfer_engine.engine.core_calls import CoreCalls
 from transfer_engine.engine.daily_sums import DailySums
@@ -159,11 +162,13 @@ def wire(
         waiting_most=settings.open_transfers_most,
         host=callers.host,
     )
+    congestion = _congestion(settings, pool, recorder, coordinator)
     admission = Admission(
         registry=registry,
         assets=assets,
         open_transfers=open_transfers,
         open_transfers_most=settings.open_transfers_most,
+        congestion=congestion,
         pool=pool,
         identifiers=begun.identifiers,
         backends={"ledger": submitter.health, "record store": recorder.health},
@@ -189,7 +194,7 @@ def wire(
         settings=settings,
         outbox=None if outbox is None else OutboxAdoption(records, outbox),
     )
-    deadlines = Deadlines(settings.deadline_ms)
+    deadlines = Deadlines(settings.deadline_ms, on_sweep=congestion.look)
     reconciler = Reconciler(
         Comparison(ledger, records, Rules(registry, assets)),
         alerts,
@@ -259,6 +264,19 @@ def _users(settings: Settings, coordinator: Coordinator, drives: Drives) -> Acto
         idle_ms=settings.idle_ms,
         poison=set_aside,
         crashes_most=settings.poison_crashes_most,
+    )
+
+
+def _congestion(
+    settings: Settings, pool: ActorPool[int, OpenTransfer], recorder: Recorder, coordinator: Coordinator
+) -> Congestion:
+    return Congestion(
+        waiting=lambda: (pool.messages_waiting, recorder.rows.entries_waiting),
+        held_up=lambda: sum(map(pool.messages_of, coordinator.held_up)),
+        left=lambda: pool.messages_gone,
+        clock=trio.current_time,
+        deadline_ms=settings.deadline_ms,
+        waiting_least=settings.waiting_least,
     )
 
 

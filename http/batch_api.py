@@ -9,7 +9,7 @@ import trio
 
 from transfer_engine.engine import Engine
 from transfer_engine.engine.callers import Answer
-from transfer_engine.engine.outcomes import TransferOutcome
+from transfer_engine.engine.outcomes import RefusalCode, TransferOutcome
 from transfer_engine.http import batch_operations as operations
 from transfer_engine.http.batch_bodies import Item, decode_batch, decode_lines
 from transfer_engine.http.engine_slot import EngineSlot
@@ -66,10 +66,12 @@ class BatchApi:
         self._gate.charge(request, caller, len(items) - 1, of=len(items))
         answers = await transfer_items(self._slot.engine, items, caller)
         results = [_result(index, *answer) for index, answer in enumerate(zip(items, answers, strict=True))]
-        about = About(count=len(items), refused=sum(isinstance(result, BatchProblem) for result in results))
+        problems = [result for result in results if isinstance(result, BatchProblem)]
+        about = About(count=len(items), refused=len(problems))
+        overloaded = sum(problem.code == RefusalCode.OVERLOADED for problem in problems)
         if is_lines:
-            return Response(200, _ENCODER.encode_lines(results), NDJSON, (), about)
-        return Response(200, _ENCODER.encode(BatchResponse(results=results)), JSON, (), about)
+            return Response(200, _ENCODER.encode_lines(results), NDJSON, (), about, overloaded)
+        return Response(200, _ENCODER.encode(BatchResponse(results=results)), JSON, (), about, overloaded)
 
 
 async def transfer_items(engine: Engine, items: Sequence[Item], caller: Caller) -> Sequence[Answer | Exception]:

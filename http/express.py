@@ -27,6 +27,11 @@ _LOOK_S_LEAST: Final = 0.01
 _LOOKS_A_DEADLINE: Final = 4
 """How often the watch looks within the shortest time-out: deadlines are late by at most half of it."""
 
+RECEIVE_BUFFER_BYTES: Final = 64 << 10
+"""What a connection's client can send ahead of being read from: some 400 transfers. The system would let it grow to
+megabytes, where requests wait that nobody has seen yet: a refusal that is minutes late. It doubles the figure for its
+own needs."""
+
 _LINGER_STOPPING_S: Final = 0.5
 """How long a client that was refused may go on to send while the server stops."""
 
@@ -145,6 +150,7 @@ class ExpressDoor:
             return
         with socket.socket(fileno=stream.socket.detach()) as connected:
             connected.setblocking(False)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
             try:
                 upgrade = await self._serve_http(connected, peer)
                 if upgrade is not None and self._serve_websocket is not None:

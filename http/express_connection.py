@@ -168,6 +168,8 @@ class ExpressConnection:
                 sent = 0
             if sent != len(answer):
                 await self._send(answer, sent)
+            if response.overloaded:
+                await self._hold(response.overloaded)
             return closes
         for start in range(0, len(requests), PIPELINED_MOST):
             group = requests[start : start + PIPELINED_MOST]
@@ -179,10 +181,13 @@ class ExpressConnection:
         door = self._door
         last = len(requests) - 1
         answers: dict[int, bytes] = {}
+        overloaded = 0
         progress = trio.Event()
 
         async def answer(index: int, request: Request) -> None:
+            nonlocal overloaded
             response = await door.api.answer(request)
+            overloaded += response.overloaded
             closes = index == last and is_all and (self._parser.closes or door.is_stopping)
             answers[index] = door.answers.encode(response, is_head=request.method == "HEAD", closes=closes)
             progress.set()
@@ -207,6 +212,14 @@ class ExpressConnection:
                 nursery.cancel_scope.cancel()
         if told <= last:
             raise _Gone
+        if overloaded:
+            await self._hold(overloaded)
+
+    async def _hold(self, count: int) -> None:
+        """Let the client wait for its turn, that was refused so often for want of room; it has been told."""
+        self.phase = _ANSWERING
+        self.deadline = math.inf
+        await self._door.api.pace.wait(count)
 
     async def _send(self, data: bytes, sent: int = 0) -> None:
         """Send all; the client has its time to read it.

@@ -32,6 +32,7 @@ from transfer_engine.http.problems import (
     problem_of_refusal,
     problem_of_rejection,
 )
+from transfer_engine.http.refusal_pace import REFUSALS_MOST, RefusalPace
 from transfer_engine.http.routes import Route, RouteTable
 from transfer_engine.http.trace_context import Trace, begin_trace, enter, leave, take_over
 from transfer_engine.http.user_accounts import UserAccountsApi
@@ -64,7 +65,9 @@ class Api:
         gate: Gate | None = None,
         access_log: AccessLog | None = None,
         webhooks: WebhookSettings | None = None,
+        pace: RefusalPace | None = None,
     ) -> None:
+        self.pace: Final = pace or RefusalPace(REFUSALS_MOST)
         self.access_log = access_log
         self.version: Final = version
         self.gate = gate or Gate(NoTokens())

@@ -75,7 +75,8 @@ class About(msgspec.Struct, frozen=True, gc=False):
 class Response(msgspec.Struct, frozen=True, gc=False):
     """What a door sends back; it adds ``Content-Type`` and ``Content-Length`` itself.
 
-    ``about`` is for the access log alone: an answer that has one has a line.
+    ``about`` is for the access log alone: an answer that has one has a line. ``overloaded`` says how many refusals for
+    want of room are in it: doors let who gets them wait for his turn before they read from him again.
     """
 
     status: int
@@ -83,3 +84,4 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     media_type: bytes = JSON
     headers: Headers = ()
     about: About | None = None
+    overloaded: int = 0

@@ -243,7 +243,8 @@ class Problem(msgspec.Struct, frozen=True):
     def response(self, flavour: Flavour) -> Response:
         """Return the answer, with the members that the route's clients look for."""
         body = _ENCODER.encode(self.details(flavour))
-        return Response(self.status, body, PROBLEM_JSON, self.headers, About(code=self.code))
+        overloaded = int(self.code == RefusalCode.OVERLOADED)
+        return Response(self.status, body, PROBLEM_JSON, self.headers, About(code=self.code), overloaded)
 
     def details(self, flavour: Flavour) -> ProblemDetails:
         """Return the answer's body."""

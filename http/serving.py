@@ -26,6 +26,7 @@ from transfer_engine.http.listeners import CannotListen, address_of, open_listen
 from transfer_engine.http.logs import access_log_of
 from transfer_engine.http.main_door import MainDoor
 from transfer_engine.http.rate_limits import rate_limits_of
+from transfer_engine.http.refusal_pace import RefusalPace
 from transfer_engine.http.settings import ServerSettings
 from transfer_engine.http.tls_settings import open_tls
 from transfer_engine.http.tokens import open_authenticator
@@ -97,7 +98,15 @@ async def run_server(settings: ServerSettings, announce: Callable[[Addresses], N
     opening = Opening()
     access_log = access_log_of(settings)
     gate = Gate(authenticator, rate_limits_of(settings))
-    api = Api(settings, version=VERSION, opening=opening, gate=gate, access_log=access_log, webhooks=settings.webhooks)
+    api = Api(
+        settings,
+        version=VERSION,
+        opening=opening,
+        gate=gate,
+        access_log=access_log,
+        webhooks=settings.webhooks,
+        pace=RefusalPace(settings.refusals_most),
+    )
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
@@ -190,6 +199,7 @@ async def _open_doors(
         deadline_ms=settings.deadline_ms,
         send_timeout_ms=settings.send_timeout_ms,
         access_log=api.access_log,
+        pace=api.pace,
     )
     async with trio.open_nursery(strict_exception_groups=True) as nursery:
         nursery.start_soon(websockets.run, stopping)

@@ -21,6 +21,7 @@ from transfer_engine.engine.settings import ServiceSettings, Settings
 from transfer_engine.http.client_addresses import parse_networks
 from transfer_engine.http.configuration_file import ConfigurationError, ConfigurationFile, read_configuration_file
 from transfer_engine.http.rate_limit_settings import RateLimitSettings
+from transfer_engine.http.refusal_pace import REFUSALS_MOST
 from transfer_engine.http.tls_settings import TlsSettings
 from transfer_engine.http.token_settings import TokenSettings
 from transfer_engine.http.webhook_settings import WebhookSettings
@@ -66,6 +67,10 @@ class ServerSettings(Settings):
     """How long a client may take to read an answer before it is cut off."""
     connections_most: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Connections at a time, at each door; more are closed at once. About 30 KiB of memory each."""
+    refusals_most: Annotated[int, Field(ge=1, le=1_000_000)] = REFUSALS_MOST
+    """Requests that are refused as overload in a second, over all connections of websockets and the express door: each
+    costs 30 to 60 µs that the others' transfers don't get. Who was refused is read from again when its turn has come,
+    after a second at the latest."""
     keep_alive_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 75_000
     """How long an idle connection stays open: longer than the usual load balancer's 60 s, so that it closes first."""
     log_format: Literal["auto", "json", "console"] = "auto"

@@ -3,7 +3,7 @@
 from typing import Final
 
 from transfer_engine.engine.callers import Answer, TransferOrder
-from transfer_engine.engine.outcomes import Refused, TransferOutcome
+from transfer_engine.engine.outcomes import Overloaded, RefusalCode, Refused, TransferOutcome
 from transfer_engine.http.identity import Caller
 from transfer_engine.http.problems import (
     Problem,
@@ -72,6 +72,11 @@ def transfer_error(fault: Exception, *, is_keyed: bool) -> ErrorDetails:
     problem = problem_of(fault, is_safe=is_keyed)
     status = TransferStatus.FAILED if problem.outcome_is_known else TransferStatus.PENDING
     return error_details(problem, status)
+
+
+def is_overload(answer: Answer | Exception) -> bool:
+    """Whether a transfer was refused because there is no room."""
+    return isinstance(answer, Overloaded) and answer.code is RefusalCode.OVERLOADED
 
 
 def error_details(problem: Problem, status: TransferStatus | None = None) -> ErrorDetails:

@@ -17,6 +17,7 @@ from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.transfer_items import (
     entry_of,
     error_details,
+    is_overload,
     order_of,
     own_user,
     problem_of,
@@ -47,7 +48,7 @@ from transfer_engine.schema.ids import is_req_id
 from transfer_engine.schema.wire import BalancesResponse, BatchResult
 
 if TYPE_CHECKING:
-    from transfer_engine.engine.streams import Subscription
+    from transfer_engine.engine.user_streams import Subscription
 
 BATCH_ITEMS_MOST: Final = 1_000
 """Transfers of one batch."""
@@ -95,6 +96,8 @@ class Requests:
         if isinstance(answer, TransferOutcome):
             self._asker.answer(Answer(call.id, "transfer", True, result_of(answer)), encode)
         else:
+            if is_overload(answer):
+                self._asker.overloaded()
             error = transfer_error(answer, is_keyed=call.idempotency_key is not None)
             self._asker.answer(Answer(call.id, "transfer", False, error=error), encode)
 
@@ -204,9 +207,6 @@ class Requests:
             self._unsubscribe(user_id)
         self._asker.tell(Answer(call.id, "unsubscribe", True), encode)
 
-    def unsubscribe_all(self) -> None:
-        """Tell nothing more, of anybody."""
-        for user_id in list(self._told):
     def require_subscribed(self, caller: Caller) -> None:
         """Go on only where somebody may be told all that is told here.
 
@@ -224,6 +224,9 @@ class Requests:
                     field="token",
                 )
 
+    def unsubscribe_all(self) -> None:
+        """Tell nothing more, of anybody."""
+        for user_id in list(self._told):
             self._unsubscribe(user_id)
 
     def _unsubscribe(self, user_id: int) -> None:
@@ -256,6 +259,8 @@ class _Batch:
         """Take one transfer's answer."""
         self._entries[index] = entry_of(answer, is_keyed=is_keyed)
         self._left -= 1
+        if is_overload(answer):
+            self._asker.overloaded()
         if not self._left:
             refused = sum(not entry.ok for entry in self._entries)
             self._log.moved(len(self._entries), refused, self._asker.caller, self._started)

@@ -20,6 +20,7 @@ from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import Request
 from transfer_engine.http.problems import ProblemCode, Rejected
+from transfer_engine.http.refusal_pace import RefusalPace
 from transfer_engine.http.transfer_items import error_details, problem_of, transfer_error
 from transfer_engine.http.websocket_connection import (
     CloseCode,
@@ -58,6 +59,8 @@ class SessionParts(msgspec.Struct, frozen=True):
     slot: EngineSlot
     gate: Gate
     settings: WebSocketSettings
+    pace: RefusalPace
+    """All doors'."""
     drain_s: float
     """How long a closing connection waits for its last answers."""
     send_timeout_s: float
@@ -88,10 +91,12 @@ class Session:
         self._began_at = trio.current_time()
         self._in_flight = 0
         self._faults_in_a_row = 0
+        self._tokens_refused_in_a_row = 0
         self._refused_in_a_row = 0
+        self._overloaded = 0
+        self._held_until = 0.0
         self._is_lagging = False
         self._is_asked = False
-        self._tokens_refused_in_a_row = 0
         self._is_left = False
         self._ending: tuple[CloseCode, str] | None = None
         self._answered = trio.Event()
@@ -158,7 +163,8 @@ class Session:
                 self.end(CloseCode.UNAUTHENTICATED, "no token came in time")
         elif caller.expires_at is not None and self._parts.now_s() >= caller.expires_at:
             self.end(CloseCode.UNAUTHENTICATED, "the token has expired")
-        silent_s = now - self._connection.last_heard_at
+        # While it is not read from, its silence proves nothing.
+        silent_s = now - max(self._connection.last_heard_at, self._held_until)
         if silent_s > 2 * settings.ping_interval_ms / 1_000:
             self.cut()
         elif silent_s > settings.ping_interval_ms / 1_000 and not self._is_asked:
@@ -188,6 +194,10 @@ class Session:
     def began(self, count: int = 1) -> None:
         """Count requests that are answered later."""
         self._in_flight += count
+
+    def overloaded(self, count: int = 1) -> None:
+        """Count what was refused because there is no room: nothing further is read before it has had its turn."""
+        self._overloaded += count
 
     def answer(self, answer: Answer, encode: Encode, count: int = 1) -> None:
         """Answer a request that had begun, counted as so many."""
@@ -234,6 +244,8 @@ class Session:
                             await self._authenticate(call, self._encode)
                         elif call is not None:
                             self._carry_out(call, self._encode)
+                            if self._overloaded:
+                                await self._hold()
                         if self._ending is not None:
                             return
         except MessageRefused as refused:
@@ -243,6 +255,12 @@ class Session:
             self._is_left = True
         except ConnectionEnded:
             self.cut()
+
+    async def _hold(self) -> None:
+        """Let the client wait for its turn to be refused again: what it sends meanwhile waits in its socket."""
+        count, self._overloaded = self._overloaded, 0
+        self._held_until = self._parts.pace.reserve(count)
+        await trio.sleep_until(self._held_until)
 
     async def _write(self) -> None:
         try:
@@ -277,6 +295,7 @@ class Session:
             RefusalCode.OVERLOADED, f"{most} requests of this connection are unanswered: wait for some of them"
         )
         self.refuse(call.id, call.__struct_config__.tag, overloaded, encode)  # type: ignore[arg-type]
+        self.overloaded()
         self._refused_in_a_row += 1
         if self._refused_in_a_row >= _REFUSED_SHARE * most:
             self.end(CloseCode.FLOOD, f"{self._refused_in_a_row} requests in a row were above what may be unanswered")
@@ -287,10 +306,12 @@ class Session:
         Each counts for the address: a token costs more to check than most requests do.
         """
         try:
+            self._parts.gate.arrived(self._handshake)
             authorization: Sequence[bytes] = (b"Bearer " + call.token.encode(),)
             caller = await self._parts.gate.identify(authorization)
             if self.caller is not None and caller.subject != self.caller.subject:
                 raise _unauthenticated("the token is another subject's: open a connection of its own")
+            self._requests.require_subscribed(caller)
         except (Rejected, UnicodeEncodeError) as error:
             rejected = error if isinstance(error, Rejected) else _unauthenticated("the token is no token")
             self.refuse(call.id, "auth", rejected, encode)
@@ -298,6 +319,7 @@ class Session:
             if self._tokens_refused_in_a_row >= self._parts.settings.faults_most:
                 self.end(CloseCode.FLOOD, f"{self._tokens_refused_in_a_row} tokens in a row were refused")
             return
+        self._tokens_refused_in_a_row = 0
         self.caller = caller
         self.tell(Answer(call.id, "auth", True, Authenticated(caller.user_id, caller.expires_at)), encode)
 
@@ -306,15 +328,12 @@ class Session:
         self._is_lagging = True
         reason = "the client does not read what it is sent"
         self._ending = (CloseCode.LAGGED, reason)
-            self._parts.gate.arrived(self._handshake)
         for lagged, encode in self._requests.positions():
             self.outbox.put(encode(lagged))
         self.outbox.put(self._encode(Notice(CloseCode.LAGGED, reason)))
         self._answered.set()
-            self._requests.require_subscribed(caller)
         self._reading.cancel()
 
 
 def _unauthenticated(detail: str) -> Rejected:
     return Rejected(ProblemCode.UNAUTHENTICATED, detail)
-        self._tokens_refused_in_a_row = 0

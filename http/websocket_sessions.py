@@ -13,6 +13,7 @@ from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller
 from transfer_engine.http.messages import Request, Response
 from transfer_engine.http.problems import Flavour, ProblemCode, Rejected, problem_of_rejection
+from transfer_engine.http.refusal_pace import REFUSALS_MOST, RefusalPace
 from transfer_engine.http.websocket_connection import CloseCode, Connection
 from transfer_engine.http.websocket_log import PATH, log_handshake
 from transfer_engine.http.websocket_session import Session, SessionParts
@@ -53,6 +54,7 @@ class WebSockets:
         send_timeout_ms: how long a client may take to read what it is sent.
         now_s: Unix time, for tokens.
         access_log: where requests and refusals are told.
+        pace: of refusals, all doors' together.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class WebSockets:
         send_timeout_ms: int,
         now_s: Callable[[], float] = time.time,
         access_log: AccessLog | None = None,
+        pace: RefusalPace | None = None,
     ) -> None:
         self._parts = SessionParts(
             slot=slot,
@@ -74,6 +77,7 @@ class WebSockets:
             send_timeout_s=send_timeout_ms / 1_000,
             now_s=now_s,
             access_log=access_log,
+            pace=pace or RefusalPace(REFUSALS_MOST),
         )
         shortest_ms = min(settings.ping_interval_ms, settings.token_timeout_ms, send_timeout_ms)
         self._sweep_s = min(_SWEEP_S_MOST, shortest_ms / 1_000 / _SWEEPS_IN_INTERVAL)

@@ -35,6 +35,10 @@ class Asker(Protocol):
         """Count requests that are answered later."""
         ...
 
+    def overloaded(self, count: int = 1) -> None:
+        """Count what was refused for want of room: nothing further is read before it has had its turn."""
+        ...
+
     def answer(self, answer: Answer, encode: Encode, count: int = 1) -> None:
         """Answer a request that had begun, counted as so many."""
         ...
