@@ -191,6 +191,8 @@ class Lines:
                     except (SumUnknown, PerhapsAnswered, PerhapsRepeated, KeyContested) as question:
                         await self._ask(question, place, line)
                         continue
+                    except Exception as fault:  # noqa: BLE001  whatever it is, the others' places are in order
+                        place.decide(fault)
                 line.popleft()
                 self._waiting -= 1
         finally:

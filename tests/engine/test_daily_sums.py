@@ -7,30 +7,12 @@ import pytest
 import trio
 
 from support.engines import World, now_ms
+from support.keyed_transfers import transfer_of
 from transfer_engine.engine.daily_sums import DailySums
-from transfer_engine.engine.open_transfers import OpenTransfer, OpenTransfers
-from transfer_engine.schema.ids import keyed_req_id
-from transfer_engine.schema.transfers import Intent, TransferState
+from transfer_engine.engine.open_transfers import OpenTransfers
+from transfer_engine.schema.transfers import TransferState
 
 AMOUNT = 70
-
-
-def transfer_of(world: World, key: str, amount: int = AMOUNT) -> OpenTransfer:
-    """Return a transfer under way by a client's key, of which nothing is known yet."""
-    registry = world.registry({})
-    req_id = keyed_req_id("1", "transfer", key)
-    intent = Intent(
-        req_id=req_id.to_bytes(16),
-        source="funding",
-        target="trading",
-        user_id=1,
-        target_user_id=1,
-        asset_id=1,
-        amount=amount,
-        accepted_at=now_ms(),
-        fingerprint=5,
-    )
-    return OpenTransfer(req_id=req_id, intent=intent, source=registry["funding"], target=registry["trading"])
 
 
 @pytest.mark.parametrize("is_replay", [True, False])
@@ -40,7 +22,7 @@ async def test_what_is_under_way_and_has_a_committed_row_counts_once_and_is_no_r
     """So it is where an adopted transfer was committed by the engine that had it, which wrote its row meanwhile."""
     world = World()
     open_transfers = OpenTransfers()
-    transfer, other = transfer_of(world, "read"), transfer_of(world, "unread", 9)
+    transfer, other = transfer_of(world, "read", AMOUNT), transfer_of(world, "unread", 9)
     row = msgspec.structs.replace(transfer.record(), state=TransferState.COMMITTED)
     await world.records.write((), [row])
     async with trio.open_nursery() as nursery:
