@@ -4,6 +4,7 @@ One task receives and one sends; nothing else runs for a connection. A client's 
 and an event for each message; with thousands of connections the server can't afford that.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -58,7 +59,7 @@ class StreamConnection:
         "_is_plain",
         "_message_bytes_most",
         "_part_bytes",
-        "_parts",
+        "_partial",
         "_pong",
         "_stream",
         "last_heard_at",
@@ -71,7 +72,8 @@ class StreamConnection:
         self._stream = stream
         self._message_bytes_most = message_bytes_most
         self._frames = FrameConnection(ConnectionType.SERVER)
-        self._parts: list[Message] = []
+        self._partial: io.BytesIO | None = None
+        """A message that is not whole; in one piece, for a client may make its parts as small as he likes."""
         self._part_bytes = 0
         self._pong: bytes | None = None
         self._is_pinging = False
@@ -218,14 +220,17 @@ class StreamConnection:
         if self._part_bytes > self._message_bytes_most:
             self._fault = self._too_large()
             return None
-        if is_last and not self._parts:
-            self._part_bytes = 0
-            return part
-        self._parts.append(part)
+        if self._partial is None:
+            if is_last:
+                self._part_bytes = 0
+                return part
+            self._partial = io.BytesIO()
+        self._partial.write(part.encode() if isinstance(part, str) else part)
         if not is_last:
             return None
-        parts, self._parts, self._part_bytes = self._parts, [], 0
-        return part[:0].join(parts)  # type: ignore[arg-type]
+        whole = self._partial.getvalue()
+        self._partial, self._part_bytes = None, 0
+        return whole.decode() if isinstance(part, str) else whole
 
     def _too_large(self) -> MessageRefused:
         return MessageRefused(CloseCode.TOO_LARGE, f"a message is larger than {self._message_bytes_most} bytes")

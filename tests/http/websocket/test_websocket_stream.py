@@ -1,6 +1,7 @@
 """Frames on a stream: whatever the client's parser-to-be makes of messages, they arrive, however they are cut up."""
 
 import itertools
+import tracemalloc
 
 import pytest
 import trio
@@ -110,5 +111,38 @@ def test_a_goodbye_is_answered() -> None:
         await connection.close(1000, "")
         client.receive_data(bytes(await theirs.receive_some()))
         assert [type(event) for event in client.events()] == [CloseConnection]
+
+    trio.run(program)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\r\n"])
+@pytest.mark.parametrize("is_text", [False, True])
+def test_a_message_in_many_parts_takes_no_more_than_its_bytes(is_text: bool, payload: bytes) -> None:
+    first = bytes((0x01 if is_text else 0x02, 0x80 | len(payload))) + b"\0\0\0\0" + payload
+    part = bytes((0x00, 0x80 | len(payload))) + b"\0\0\0\0" + payload
+    last = b"\x80" + part[1:]
+
+    async def program() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        connection = StreamConnection(ours, message_bytes_most=1 << 20)
+        messages: list[str | bytes] = []
+
+        async def receive() -> None:
+            messages.extend(await connection.receive())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await theirs.send_all(first)
+            await trio.testing.wait_all_tasks_blocked()
+            tracemalloc.start()
+            for _ in range(40):
+                await theirs.send_all(part * 500)
+            await trio.testing.wait_all_tasks_blocked()
+            kept, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            await theirs.send_all(last)
+        whole = payload * 20_002
+        assert messages == [whole.decode() if is_text else whole]
+        assert kept < 300_000
 
     trio.run(program)
