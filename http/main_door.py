@@ -98,7 +98,9 @@ class MainDoor(QuartTrio):
             return
         except (Rejected, trio.TooSlowError) as error:
             rejected = error if isinstance(error, Rejected) else self._too_slow()
-            early = Request(scope["method"], path, traceparent=traceparent, peer=peer)
+            early = Request(
+                scope["method"], path, traceparent=traceparent, peer=peer, forwarded_for=forwarded_for, host=host
+            )
             await self._refuse(rejected, early, receive, send)
             return
         request = Request(

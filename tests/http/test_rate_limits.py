@@ -312,6 +312,12 @@ def test_both_doors_count_the_same_buckets(tmp_path: Path) -> None:
             for url in urls:
                 answers.append(client.get(f"{url}/nowhere", headers={"X-Forwarded-For": "198.51.100.1"}))
                 answers.append(client.get(f"{url}/api/v1/balances/7", headers={"X-Forwarded-For": "198.51.100.2"}))
+            too_large = [
+                client.post(
+                    f"{url}/api/v1/transfer", content=b" " * 100_000, headers={"X-Forwarded-For": "198.51.100.1"}
+                )
+                for url in urls
+            ]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 429, 404, 401, 404, 401]
     assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"user";q=4;w=60, "address";q=10;w=60'}
     left = [answer.headers["ratelimit"].split(";")[1] for answer in answers[:5]]
@@ -319,3 +325,5 @@ def test_both_doors_count_the_same_buckets(tmp_path: Path) -> None:
     assert '"address";r=4;' in answers[5].headers["ratelimit"]
     assert '"address";r=3;' in answers[7].headers["ratelimit"]
     assert 1 <= int(answers[4].headers["retry-after"]) <= 15
+    assert [answer.status_code for answer in too_large] == [413, 413]
+    assert [answer.headers["ratelimit"].split(";")[1] for answer in too_large] == ["r=2", "r=1"]
