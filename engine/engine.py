@@ -6,15 +6,13 @@ from uuid import UUID
 
 import msgspec
 import trio
-from tigerbeetle import Account
 
-from transfer_engine.engine.admission import USER_ID_MAX
 from transfer_engine.engine.audit import AuditReport, audit
+from transfer_engine.engine.balances import balances_of
 from transfer_engine.engine.callers import Answer, OnAnswer, TransferOrder
 from transfer_engine.engine.contests import Undecided, admit_in_turn, decide
 from transfer_engine.engine.deadlines import check_deadline
 from transfer_engine.engine.history import merged, placed
-from transfer_engine.engine.legs import owner_of
 from transfer_engine.engine.limits import AssetLimits
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
 from transfer_engine.engine.outbox import Outbox
@@ -22,7 +20,6 @@ from transfer_engine.engine.outcomes import (
     Balance,
     InvalidTransfer,
     Overloaded,
-    PartReadiness,
     Readiness,
     RefusalCode,
     Refused,
@@ -31,14 +28,12 @@ from transfer_engine.engine.outcomes import (
     TransferNotFound,
     TransferOutcome,
 )
-from transfer_engine.engine.parts import EngineStatistics, Parts
+from transfer_engine.engine.parts import EngineStatistics, Parts, statistics_of
+from transfer_engine.engine.readiness import readiness_of
 from transfer_engine.engine.records.protocol import HistoryPage
-from transfer_engine.engine.services.protocol import ReportsBalances
-from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.services.simulated import SimulatedCore
 from transfer_engine.engine.settings import Settings
 from transfer_engine.engine.stream_rings import OnMessage
-from transfer_engine.engine.streams import held_in
 from transfer_engine.engine.user_streams import Subscription
 from transfer_engine.schema.ids import is_keyed
 from transfer_engine.schema.transfers import TransferRecord
@@ -273,15 +268,7 @@ class Engine:
             LedgerUnavailable: the ledger did not answer.
         """
         parts = self._parts
-        ids = [wallet.account_id(user_id, asset_id) for wallet in parts.registry.wallets for asset_id in parts.assets]
-        balances = [_balance(account, parts.registry) for account in await parts.ledger.lookup_accounts(ids)]
-        for name, core in parts.registry.cores.items():
-            if isinstance(core, ReportsBalances):
-                balances += [
-                    Balance(account=name, asset_id=held.asset_id, available=held.available, frozen=held.frozen)
-                    for held in await core.balances(user_id)
-                ]
-        return balances
+        return await balances_of(user_id, parts.ledger, parts.registry, parts.assets)
 
     async def history(self, user_id: int, *, limit: int = 100, position: tuple[int, int] | None = None) -> HistoryPage:
         """Return a page of a user's transfers (as source or target), newest first, those under way among them.
@@ -322,7 +309,6 @@ class Engine:
             InvalidTransfer: ``user_id`` is none.
             Overloaded: too many users are subscribed to, or this one too often.
         """
-        check_user_id(user_id)
         return self._parts.streams.subscribe(user_id, on_message, stream=stream, after=after)
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -372,56 +358,11 @@ class Engine:
 
     async def readiness(self) -> Readiness:
         """Tell whether each part can work now; asks the ledger and the records, briefly."""
-        parts = self._parts
-        asked = {"ledger": "did not answer", "records": "did not answer"}
-        for name, health in (("ledger", parts.submitter.health), ("records", parts.recorder.health)):
-            with trio.move_on_after(1):
-                try:
-                    if name == "ledger":
-                        await parts.ledger.lookup_accounts([1])
-                    else:
-                        await parts.records.get(1)
-                except Exception as error:  # noqa: BLE001  whatever it is, the part is not ready
-                    asked[name] = str(error)
-                else:
-                    asked[name] = health.fault
-        statistics = parts.scanner.statistics()
-        not_admitting = parts.admission.closed_because
-        return Readiness(
-            ledger=PartReadiness(ready=not asked["ledger"], detail=asked["ledger"]),
-            records=PartReadiness(ready=not asked["records"], detail=asked["records"]),
-            scanner=PartReadiness(
-                ready=statistics.running and not not_admitting,
-                detail=not_admitting or ("" if statistics.running else "not running"),
-            ),
-        )
+        return await readiness_of(self._parts)
 
     def statistics(self) -> EngineStatistics:
         """Return what the engine is doing and has done in this run."""
-        parts = self._parts
-        transfers, accounts = parts.submitter.statistics()
-        intents, rows = parts.recorder.statistics()
-        return EngineStatistics(
-            open_transfers=len(parts.open_transfers),
-            unsettled_intents=parts.journal.unsettled,
-            low_water_mark=parts.journal.low_water_mark,
-            drives_under_way=parts.drives.under_way,
-            ended=parts.completion.ended_counts(),
-            replayed=self._replayed,
-            recovered=parts.completion.recovered,
-            adoption=parts.adoption.statistics(),
-            alerts=parts.alerts.counts(),
-            users=parts.pool.statistics(),
-            submitter=transfers,
-            account_opener=accounts,
-            journal=intents,
-            recorder=rows,
-            scanner=parts.scanner.statistics(),
-            reconciler=parts.reconciler.statistics(),
-            streams=parts.streams.statistics(),
-            supervisor=parts.supervisor.statistics(),
-            outbox=None if parts.outbox is None else parts.outbox.statistics(),
-        )
+        return statistics_of(self._parts, replayed=self._replayed)
 
     async def audit(self) -> AuditReport:
         """Check the invariants from the ledger's own books and compare them with the records.
@@ -436,18 +377,6 @@ class Engine:
         self._parts.admission.is_closed = True
 
 
-def check_user_id(user_id: object) -> None:
-    """Check a user's number.
-
-    Raises:
-        InvalidTransfer: it is none.
-    """
-    if type(user_id) is not int or not 1 <= user_id <= USER_ID_MAX:
-        raise InvalidTransfer(
-            RefusalCode.INVALID_USER_ID, f"user_id must be an integer from 1 to {USER_ID_MAX}", field="user_id"
-        )
-
-
 def _number_of(req_id: UUID | str) -> int:
     if isinstance(req_id, UUID):
         return req_id.int
@@ -455,16 +384,3 @@ def _number_of(req_id: UUID | str) -> int:
         return UUID(req_id).int
     except (ValueError, AttributeError, TypeError):
         raise InvalidTransfer(RefusalCode.INVALID_TYPE, "Invalid req_id format", field="req_id") from None
-
-
-def _balance(account: Account, registry: ServiceRegistry) -> Balance:
-    """Return a wallet account as its user sees it: what a hold has taken is frozen, what one promises is not there."""
-    _, asset_id, code = owner_of(account.id)
-    service = registry.by_code(code)
-    available, frozen = held_in(account)
-    return Balance(
-        account=service.name if service is not None else str(code),
-        asset_id=asset_id,
-        available=available,
-        frozen=frozen,
-    )

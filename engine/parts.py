@@ -94,3 +94,30 @@ class Parts(msgspec.Struct, frozen=True):
     heartbeat: Heartbeat
     supervisor: Supervisor
     alerts: Alerts
+
+
+def statistics_of(parts: Parts, *, replayed: int) -> EngineStatistics:
+    """Return what an engine is doing and has done in this run; ``replayed`` is what its front has counted."""
+    transfers, accounts = parts.submitter.statistics()
+    intents, rows = parts.recorder.statistics()
+    return EngineStatistics(
+        open_transfers=len(parts.open_transfers),
+        unsettled_intents=parts.journal.unsettled,
+        low_water_mark=parts.journal.low_water_mark,
+        drives_under_way=parts.drives.under_way,
+        ended=parts.completion.ended_counts(),
+        replayed=replayed,
+        recovered=parts.completion.recovered,
+        adoption=parts.adoption.statistics(),
+        alerts=parts.alerts.counts(),
+        users=parts.pool.statistics(),
+        submitter=transfers,
+        account_opener=accounts,
+        journal=intents,
+        recorder=rows,
+        scanner=parts.scanner.statistics(),
+        reconciler=parts.reconciler.statistics(),
+        streams=parts.streams.statistics(),
+        supervisor=parts.supervisor.statistics(),
+        outbox=None if parts.outbox is None else parts.outbox.statistics(),
+    )

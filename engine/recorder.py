@@ -141,7 +141,7 @@ class Recorder:
     async def _flush_rows(self, rows: list[_Row]) -> list[None]:
         records = [row.record for row in rows]
         outbox = self._outbox
-        told = outbox.enter([row.record for row in rows if row.ended is not None]) if outbox is not None else None
+        told = outbox.enter(row.record for row in rows if row.ended is not None) if outbox is not None else None
         if outbox is None or told is None:
             await self._until_answered(lambda: self._store.write((), records))
         else:

@@ -21,11 +21,12 @@ import trio
 from tigerbeetle import Account
 
 from transfer_engine.actors import Backoff
+from transfer_engine.engine.admission import USER_ID_MAX
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.balances import balance_of, held_in
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger, LedgerUnavailable
-from transfer_engine.engine.legs import owner_of
 from transfer_engine.engine.open_transfers import OpenTransfer, OpenTransfers
-from transfer_engine.engine.outcomes import Balance, Overloaded, RefusalCode, Refused, TransferOutcome
+from transfer_engine.engine.outcomes import Balance, InvalidTransfer, Overloaded, RefusalCode, Refused, TransferOutcome
 from transfer_engine.engine.services.registry import ServiceKind, ServiceRegistry
 from transfer_engine.engine.stream_rings import OnMessage, Ring, StreamEvent, StreamSnapshot
 from transfer_engine.engine.stream_settings import StreamSettings
@@ -103,6 +104,10 @@ class Streams:
         self, user_id: int, on_message: OnMessage, *, stream: str | None = None, after: int | None = None
     ) -> Subscription:
         """Have a user's events told; see :meth:`transfer_engine.engine.Engine.subscribe`."""
+        if type(user_id) is not int or not 1 <= user_id <= USER_ID_MAX:
+            raise InvalidTransfer(
+                RefusalCode.INVALID_USER_ID, f"user_id must be an integer from 1 to {USER_ID_MAX}", field="user_id"
+            )
         found = self._by_user.get(user_id)
         if found is None:
             found = self._new_stream(user_id)
@@ -328,7 +333,7 @@ class Streams:
             holds = held.get(account_id)
             if holds is not None and known.get(account_id, _NOTHING) != holds:
                 known[account_id] = holds
-                self._publish(stream, req_id, self._balance(account_id, holds))
+                self._publish(stream, req_id, balance_of(account_id, holds, self._registry))
 
     def _tell_snapshot(
         self, stream: UserStream, held: dict[int, tuple[int, int]], waiting: tuple[Subscription, ...]
@@ -347,7 +352,7 @@ class Streams:
             stream=stream.ring.stream_id,
             seq=stream.ring.seq,
             user_id=stream.user_id,
-            balances=[self._balance(account_id, holds) for account_id, holds in held.items()],
+            balances=[balance_of(account_id, holds, self._registry) for account_id, holds in held.items()],
             transfers=[transfer.record() for transfer in transfers],
         )
         stream.open.update(transfer.req_id for transfer in transfers)
@@ -357,12 +362,6 @@ class Streams:
                 stream.live[subscription] = None
                 self._snapshots += 1
                 self._hand_over(subscription, snapshot)
-
-    def _balance(self, account_id: int, holds: tuple[int, int]) -> Balance:
-        _, asset_id, code = owner_of(account_id)
-        service = self._registry.by_code(code)
-        account = service.name if service is not None else str(code)
-        return Balance(account=account, asset_id=asset_id, available=holds[0], frozen=holds[1])
 
     def _account_ids(self, user_id: int) -> tuple[int, ...]:
         return tuple(
@@ -385,8 +384,3 @@ class Streams:
         ring = Ring(f"{self._run_name}.{self._made}", events_most=settings.events_most, bytes_most=settings.bytes_most)
         stream = self._by_user[user_id] = UserStream(user_id, ring)
         return stream
-
-
-def held_in(account: Account) -> tuple[int, int]:
-    """Return what a user may spend of a wallet account, and what transfers under way hold of it."""
-    return account.credits_posted - account.debits_posted - account.debits_pending, account.debits_pending
