@@ -13,6 +13,8 @@ HOPS_MOST: Final = 16
 """Proxies in a row that are believed: bounds what a header that is full of their addresses can cost."""
 
 _REMEMBERED: Final = 4_096
+_REMEMBERED_BYTES_MOST: Final = 256
+"""Of one request's header: several addresses."""
 _IPV6_HOST_BITS: Final = 64
 
 Address = IPv4Address | IPv6Address
@@ -39,9 +41,20 @@ class ClientAddresses:
 
     def __init__(self, trusted_proxies: Iterable[str] = ()) -> None:
         self._trusted = parse_networks(trusted_proxies)
-        self.bucket_of: Final = lru_cache(_REMEMBERED)(self._bucket_of)
-        """From a connection's peer and its ``X-Forwarded-For`` values to what is counted together: an IPv4 address, or
-        the /64 network of an IPv6 address, which one subscriber has all of."""
+        self._remembered = lru_cache(_REMEMBERED)(self._bucket_of)
+
+    def bucket_of(self, peer: str, forwarded_for: tuple[bytes, ...]) -> str:
+        """Return what is counted together: an IPv4 address, or the /64 of an IPv6 one, which a subscriber has all of.
+
+        ``peer`` is the connection's, ``forwarded_for`` are its ``X-Forwarded-For`` values. Long ones are not
+        remembered: anybody can send them.
+        """
+        if forwarded_for:
+            if not self._trusted:
+                forwarded_for = ()
+            elif sum(map(len, forwarded_for)) > _REMEMBERED_BYTES_MOST:
+                return self._bucket_of(peer, forwarded_for)
+        return self._remembered(peer, forwarded_for)
 
     def find(self, peer: str, forwarded_for: Sequence[bytes]) -> str:
         """Return the client's address, as text; ``peer`` itself where that is none (a Unix socket's)."""

@@ -1,5 +1,6 @@
 """Rate limits: the buckets against a model, the gate, and what both doors say."""
 
+import tracemalloc
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
@@ -134,6 +135,19 @@ def test_whose_address_is_believed(peer: str, forwarded_for: tuple[bytes, ...], 
 
 def test_without_trusted_proxies_nobody_is_believed() -> None:
     assert ClientAddresses().find("10.0.0.7", (b"198.51.100.1",)) == "10.0.0.7"
+
+
+@pytest.mark.parametrize("trusted", [(), ("198.51.100.1",)])
+def test_headers_are_not_kept(trusted: tuple[str, ...]) -> None:
+    addresses = ClientAddresses(trusted)
+    tracemalloc.start()
+    for number in range(200):
+        hops = b"192.0.2.1, " * 1_000 + b"203.0.113.%d" % number
+        expected = f"203.0.113.{number}" if trusted else "198.51.100.1"
+        assert addresses.bucket_of("198.51.100.1", (hops,)) == expected
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 200_000
 
 
 def test_an_ipv6_subscriber_has_one_bucket() -> None:
