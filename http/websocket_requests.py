@@ -10,6 +10,7 @@ import structlog
 from transfer_engine.engine.callers import Answer as EngineAnswer
 from transfer_engine.engine.callers import TransferOrder
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode, Refused, TransferNotFound, TransferOutcome
+from transfer_engine.http.batch_bodies import TRANSFERS_MOST
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.parameters import parse_req_id
@@ -49,9 +50,6 @@ from transfer_engine.schema.wire import BalancesResponse, BatchResult
 
 if TYPE_CHECKING:
     from transfer_engine.engine.user_streams import Subscription
-
-BATCH_ITEMS_MOST: Final = 1_000
-"""Transfers of one batch."""
 
 _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 
@@ -106,10 +104,10 @@ class Requests:
         items = call.transfers
         if not items:
             raise Rejected(ProblemCode.BATCH_EMPTY, "transfers is empty: name at least one", field="transfers")
-        if len(items) > BATCH_ITEMS_MOST:
+        if len(items) > TRANSFERS_MOST:
             raise Rejected(
                 ProblemCode.BATCH_TOO_LARGE,
-                f"{len(items)} transfers are more than a batch may have: at most {BATCH_ITEMS_MOST}",
+                f"{len(items)} transfers are more than a batch may have: at most {TRANSFERS_MOST}",
                 field="transfers",
             )
         caller = self._asker.require(Scope.WRITE, len(items))
