@@ -59,7 +59,8 @@ class Completion:
         self._counts[transfer.state.value] += 1
         for other in self._behind.pop(transfer.req_id, ()):
             self._journal.settle(other)
-        self._let_go(transfer, transfer.final_outcome())
+        self._let_go(transfer)
+        transfer.reply(transfer.final_outcome())
         self._streams.note(transfer)
 
     def close(self, transfer: OpenTransfer, answer: TransferOutcome | Refused) -> None:
@@ -67,8 +68,7 @@ class Completion:
 
         Refused, it did not get the key: who waits behind it comes next.
         """
-        self._let_go(transfer, answer)
-        self._streams.note_closed(transfer, answer)
+        self._let_go(transfer)
         others = self._behind.pop(transfer.req_id, [])
         if not isinstance(answer, Refused):
             for other in others:
@@ -77,13 +77,15 @@ class Completion:
             self._behind[transfer.req_id] = others[1:]
             self._open.add(others[0])
             self._requeue(others[0])
+        transfer.reply(answer)
+        self._streams.note_closed(transfer, answer)
 
     def ended_counts(self) -> dict[str, int]:
         """Return how many transfers ended in this run, by their last state."""
         return dict(self._counts)
 
-    def _let_go(self, transfer: OpenTransfer, answer: TransferOutcome | Refused) -> None:
+    def _let_go(self, transfer: OpenTransfer) -> None:
+        """Forget a transfer. Its callers are answered last: one may ask again from within his answer."""
         transfer.custody = Custody.ENDING
         self._open.remove(transfer)
         self._journal.settle(transfer)
-        transfer.reply(answer)

@@ -8,6 +8,7 @@ import trio
 
 from support.engines import DIRECT, FREEZING, PAIRS, Machine, World, in_a_loop, until
 from support.wire import Wire
+from transfer_engine.engine.callers import Answer, TransferOrder
 from transfer_engine.engine.engine import Engine
 from transfer_engine.engine.former_lives import Alone
 from transfer_engine.engine.outcomes import KeyReused, Overloaded
@@ -350,6 +351,39 @@ async def test_who_waits_behind_a_body_that_is_refused_comes_next(world: World) 
         again = await world.ask(adopter, "funding", "trading", key="key", user_id=3, amount=7)
         assert isinstance(again.answer, KeyReused)
     [row] = [row for row in world.records.rows.values() if row.user_id == 3 and row.target == "trading"]
+    assert (row.amount, row.state) == (100, TransferState.COMMITTED)
+    await world.check()
+
+
+async def test_who_is_refused_may_ask_again_from_within_his_answer(world: World) -> None:
+    """His second request is under way before the body that waited behind the first one would be."""
+    wire, way = Wire(), Wire()
+    with wire.scope:
+        async with world.engine(wire) as engine, trio.open_nursery() as nursery:
+            stop = wire.stop("hold", after=True)
+            nursery.start_soon(partial(world.ask, engine, "funding", FREEZING, key="key", user_id=3))
+            await stop.reached.wait()
+            wire.cut()
+    answers: list[Answer | Exception] = []
+    async with world.engine(way, node=1, machine=Machine(), deadline_ms=300_000) as adopter:
+        hold = way.stop("hold")
+        order = TransferOrder(
+            source="funding", target="trading", user_id=3, asset_id=1, amount=7, idempotency_key="key"
+        )
+
+        def ask_again(answer: Answer | Exception) -> None:
+            answers.append(answer)
+            if len(answers) < 3:
+                adopter.submit(order, ask_again)
+
+        adopter.submit(order, ask_again)
+        await world.adopt_only(adopter)
+        hold.released.set()
+        await world.heal(adopter)
+        await until(lambda: len(answers) == 3)
+        assert "drive_crashed" not in adopter.statistics().alerts
+    assert isinstance(answers[-1], KeyReused)
+    [row] = [row for row in world.records.rows.values() if row.user_id == 3 and row.source == "funding"]
     assert (row.amount, row.state) == (100, TransferState.COMMITTED)
     await world.check()
 
