@@ -30,7 +30,7 @@ from typing import Final
 BACKLOG_LEAST: Final = 256
 """Transfers that wait at both ends of a step that counts: with fewer the parts may have had nothing to do."""
 
-_WAIT_MOST: Final = 0.5
+WAIT_MOST: Final = 1 / 3
 """Of the deadline."""
 
 _MEMORY: Final = 0.5
@@ -65,16 +65,16 @@ class Congestion:
         self._held_up = held_up
         self._left = left
         self._clock = clock
-        self._wait_most_s = deadline_ms / 1_000 * _WAIT_MOST
+        self._wait_most_s = deadline_ms / 1_000 * WAIT_MOST
         self._memory_s = deadline_ms / 1_000 * _MEMORY
         self._waiting_least = waiting_least
         self._backlog_least = min(BACKLOG_LEAST, max(1, waiting_least // 8))
         self._aside = 0
         self._was_backlog = False
-        self._looked_at = 0.0
+        self._looked_at = clock()
         self._gone = 0
-        self._gone_weighed = 0.0
-        self._seconds_weighed = 0.0
+        self._rate_weighed = 0.0
+        self._weights = 0.0
 
     def __repr__(self) -> str:
         return f"<Congestion {self.waiting} of {self.waiting_most} transfers wait, {self.rate:.0f} a second leave>"
@@ -88,7 +88,7 @@ class Congestion:
     @property
     def rate(self) -> float:
         """Transfers that leave the shared path in a second, as far as it was seen; 0 in the beginning."""
-        return max(self._gone_weighed, 0.0) / self._seconds_weighed if self._seconds_weighed else 0.0
+        return max(self._rate_weighed, 0.0) / self._weights if self._weights else 0.0
 
     @property
     def is_too_much(self) -> bool:
@@ -106,8 +106,9 @@ class Congestion:
         is_full_rate = is_backlog and self._was_backlog
         if seconds > 0 and (is_full_rate or gone - self._gone > self.rate * seconds):
             keep = math.exp(-seconds / self._memory_s)
-            self._gone_weighed = self._gone_weighed * keep + gone - self._gone
-            self._seconds_weighed = self._seconds_weighed * keep + seconds
+            weight = 1 - keep  # however long the step was: it never weighs more than all that is remembered
+            self._rate_weighed = self._rate_weighed * keep + weight * (gone - self._gone) / seconds
+            self._weights = self._weights * keep + weight
             self.waiting_most = max(self._waiting_least, int(self.rate * self._wait_most_s))
         self._was_backlog = is_backlog
         self._looked_at = now

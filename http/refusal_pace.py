@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-REFUSALS_MOST: Final = 2_000
+REFUSALS_MOST: Final = 1_000
 """Turns in a second: at 30 to 60 µs of CPU for each some tenth of a core."""
 
 WAIT_MOST_S: Final = 1.0
