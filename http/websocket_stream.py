@@ -154,6 +154,8 @@ class StreamConnection:
     def _messages(self) -> list[Message]:
         """Return what the frames that have come make whole; keep the rest, and what is wrong, for later."""
         messages: list[Message] = []
+        if self._fault is not None:
+            return messages  # behind it nothing can be read any more
         if self._is_plain and self._take_plain(messages):
             return messages
         self._is_plain = False

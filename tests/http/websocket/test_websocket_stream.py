@@ -146,3 +146,19 @@ def test_a_message_in_many_parts_takes_no_more_than_its_bytes(is_text: bool, pay
         assert kept < 300_000
 
     trio.run(program)
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_nothing_is_taken_behind_what_is_wrong(is_plain: bool) -> None:
+    client = FrameConnection(ConnectionType.CLIENT)
+    begin = (
+        b""
+        if is_plain
+        else client.send(TextMessage(data="ze", message_finished=False)) + client.send(TextMessage(data="ro"))
+    )
+    wrong = b"\x81\x82\0\0\0\0\xff\xff"
+    data = begin + client.send(TextMessage(data="one")) + wrong + client.send(TextMessage(data="two"))
+    messages, error = trio.run(everything, [data])
+    assert messages == ["zero"] * (not is_plain) + ["one"]
+    assert isinstance(error, MessageRefused)
+    assert error.code is CloseCode.BAD_UTF8
