@@ -23,8 +23,17 @@ def order_of(item: TransferItem, caller: Caller) -> TransferOrder:
     """Return what an item orders, in its caller's name.
 
     Raises:
-        Rejected: no user is named, or one whose money the caller may not move.
+        Rejected: no user is named, or one whose money the caller may not move; or the key is none that a header, and so
+            a single transfer and a look-up, could name.
     """
+    key = item.idempotency_key
+    if key and (not key.isascii() or not key.isprintable() or key[0] == " " or key[-1] == " "):
+        raise Rejected(
+            ProblemCode.INVALID_IDEMPOTENCY_KEY,
+            "idempotency_key has characters in it that are not printable ASCII, or a blank at its ends: use letters, "
+            "digits and punctuation",
+            field="idempotency_key",
+        )
     user_id = own_user(item.user_id, caller)
     caller.require_user(user_id, "user_id")
     to_user_id = item.to_user_id
@@ -37,7 +46,7 @@ def order_of(item: TransferItem, caller: Caller) -> TransferOrder:
         asset_id=item.asset_id,
         amount=item.amount,
         target_user_id=to_user_id,
-        idempotency_key=item.idempotency_key,
+        idempotency_key=key,
         subject=caller.subject,
     )
 

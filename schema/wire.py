@@ -27,7 +27,9 @@ ActionName = Annotated[str, msgspec.Meta(description='"post" or "void"', extra_j
 OptionalUserId = Annotated[
     int | None, msgspec.Meta(description="a user's number, an integer from 1 to 9223372036854775807, or left out")
 ]
-OptionalKey = Annotated[str | None, msgspec.Meta(description="a string of 1 to 255 characters, or left out")]
+OptionalKey = Annotated[
+    str | None, msgspec.Meta(description="a string of 1 to 255 printable ASCII characters, or left out")
+]
 
 
 class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

@@ -195,7 +195,7 @@ async def lines(asker: Asker, content: bytes, content_type: bytes = NDJSON) -> t
 
 
 async def test_lines_in_lines_out(nobody: Asker) -> None:
-    encoded = [json.dumps(one).encode() for one in (item(), item(amount=0), item(idempotency_key="é:{}\n"))]
+    encoded = [json.dumps(one).encode() for one in (item(), item(amount=0), item(idempotency_key="k:{}"))]
     content = encoded[0] + b"\r\n\n" + encoded[1] + b"\n" + encoded[0][:-1] + b"\n\xff\n  \n" + encoded[2]
     answer, results = await lines(nobody, content)
     assert (answer.status, answer.media_type) == (200, NDJSON)
@@ -250,6 +250,13 @@ async def test_a_body_that_is_no_batch_is_one_problem(nobody: Asker, content: by
     assert (answer.status, answer.json["code"]) == (status, code)
     assert answer.media_type == b"application/problem+json"
     assert answer.json["status"] == status
+
+
+@pytest.mark.parametrize("key", ["é", "a\nb", "\0", " k", "k ", "k\u202e"])
+async def test_a_key_that_no_header_can_hold_is_refused(nobody: Asker, key: str) -> None:
+    bad, good = await batch(nobody, item(idempotency_key=key), item(idempotency_key="a key"))
+    assert (bad["code"], bad["field"]) == ("invalid_idempotency_key", "idempotency_key")
+    assert good["status"] == "committed"
 
 
 async def test_a_batch_has_no_key(nobody: Asker) -> None:
