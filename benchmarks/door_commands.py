@@ -195,6 +195,7 @@ def overload(
             tell=_tell_overload,
         )
     )
+    print(f"at the peak: {result.peak_us:.0f} µs of the server's CPU a commit")
     end(result.books, [])
 
 
@@ -209,4 +210,6 @@ def _tell_overload(peak: float, load: Overloaded | None) -> None:
         f"{load.outcomes}" + (f"  {load.unanswered} UNANSWERED" if load.unanswered else "")
     )
     print(f"    committed: {load.committed}\n    all others: {load.refused}")
-    print(f"    the load itself was busy for {load.busy:.0%} of the time", flush=True)
+    print(
+        f"    server: {load.server_us:.0f} µs of CPU a commit; the load itself was busy for {load.busy:.0%} of the time"
+    )

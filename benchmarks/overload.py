@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 from transfer_engine.benchmarks.frames import Socket, open_socket
-from transfer_engine.benchmarks.measures import Latencies, LatencySummary
+from transfer_engine.benchmarks.measures import Latencies, LatencySummary, Meter
 from transfer_engine.benchmarks.server_processes import Books, engine_server
 from transfer_engine.benchmarks.websocket_door import Frames, closed_loop
 
@@ -65,6 +65,8 @@ class Overloaded(msgspec.Struct, frozen=True):
     """Transfers a second that were due while their connection took nothing: the server did not read."""
     goodput: float
     """Committed transfers a second, while the load lasted."""
+    server_us: float
+    """The server's CPU while the load lasted, for each transfer that was committed meanwhile (µs)."""
     busy: float
     """The share of its time that the load itself computed."""
     outcomes: dict[str, int]
@@ -77,6 +79,8 @@ class OverloadResult(msgspec.Struct, frozen=True):
     """The peak, and what more than that does."""
 
     peak: float
+    peak_us: float
+    """The server's CPU for each transfer of it (µs)."""
     loads: list[Overloaded]
     books: Books
 
@@ -98,9 +102,10 @@ async def run_overload(
         make = Frames(0)
         sockets = [await open_socket(server.port_of(door), server.headers) for _ in range(connections)]
         await closed_loop(sockets, make.build, seconds=1.0, in_flight=_IN_FLIGHT_AT_PEAK, is_echo=False)
-        began = time.perf_counter()
+        began, meter = time.perf_counter(), Meter((server.pid,))
         counts = await closed_loop(sockets, make.build, seconds=seconds, in_flight=_IN_FLIGHT_AT_PEAK, is_echo=False)
         peak = counts.committed / (time.perf_counter() - began)
+        peak_us = meter.read().servers_s / max(counts.committed, 1) * 1e6
         for socket in sockets:
             await socket.aclose()
         tell(peak, None)
@@ -109,17 +114,21 @@ async def run_overload(
                 await open_socket(server.port_of(door), server.headers, send_buffer_bytes=_SEND_BUFFER_BYTES)
                 for _ in range(connections)
             ]
-            loads.append(await _offer(sockets, make, factor=factor, rate=peak * factor, seconds=seconds))
+            offer = _Offer(sockets, make, rate=peak * factor, seconds=seconds, server=server.pid)
+            await offer.run()
+            loads.append(offer.result(factor))
             tell(peak, loads[-1])
             for socket in sockets:
                 await socket.aclose()
-    return OverloadResult(peak=peak, loads=loads, books=books[0])
+    return OverloadResult(peak=peak, peak_us=peak_us, loads=loads, books=books[0])
 
 
 class _Offer:
     """Sends transfers at a rate, over all connections alike, each tick's share in one write; counts the answers."""
 
-    def __init__(self, sockets: list[Socket], make: Frames, *, rate: float, seconds: float) -> None:
+    def __init__(self, sockets: list[Socket], make: Frames, *, rate: float, seconds: float, server: int) -> None:
+        self._seconds = seconds
+        self._server = server
         self._sockets = sockets
         self._make = make
         self._share = rate / len(sockets)
@@ -131,6 +140,7 @@ class _Offer:
         self.sent_at: dict[int, float] = {}
         self.sent = 0
         self.held_back = 0
+        self.server_us = 0.0
         self.busy = 0.0
         self.in_time = 0
         """Committed while it counted."""
@@ -139,7 +149,7 @@ class _Offer:
 
     async def run(self) -> None:
         """Send all of it, and wait some seconds for the last answers."""
-        computed = time.process_time()
+        computed, meter = time.process_time(), Meter((self._server,))
         async with trio.open_nursery() as receivers:
             for socket in self._sockets:
                 receivers.start_soon(self._receive, socket)
@@ -147,11 +157,28 @@ class _Offer:
                 for index, socket in enumerate(self._sockets):
                     senders.start_soon(self._send, index, socket)
             self.busy = (time.process_time() - computed) / (time.perf_counter() - self._began)
+            self.server_us = meter.read().servers_s / max(self.outcomes["committed"], 1) * 1e6
             self._is_over = True
             with trio.move_on_after(_LAST_ANSWERS_S):
                 if self.sent_at:
                     await self._all_answered.wait()
             receivers.cancel_scope.cancel()
+
+    def result(self, factor: float) -> Overloaded:
+        """Return what became of it."""
+        whole_s = self._seconds + _SETTLING_S
+        return Overloaded(
+            factor=factor,
+            offered=(self.sent + self.held_back) / whole_s,
+            held_back=self.held_back / whole_s,
+            goodput=self.in_time / self._seconds,
+            server_us=self.server_us,
+            busy=self.busy,
+            outcomes=dict(self.outcomes),
+            committed=self.committed.summary(),
+            refused=self.refused.summary(),
+            unanswered=len(self.sent_at),
+        )
 
     async def _send(self, index: int, socket: Socket) -> None:
         mine = 0
@@ -191,19 +218,3 @@ class _Offer:
             status = answer.data.status if answer.data is not None else ""
             self.outcomes[answer.error.code if answer.error is not None else status] += 1
             self.refused.add(now - since)
-
-
-async def _offer(sockets: list[Socket], make: Frames, *, factor: float, rate: float, seconds: float) -> Overloaded:
-    offer = _Offer(sockets, make, rate=rate, seconds=seconds)
-    await offer.run()
-    return Overloaded(
-        factor=factor,
-        offered=(offer.sent + offer.held_back) / (seconds + _SETTLING_S),
-        held_back=offer.held_back / (seconds + _SETTLING_S),
-        goodput=offer.in_time / seconds,
-        busy=offer.busy,
-        outcomes=dict(offer.outcomes),
-        committed=offer.committed.summary(),
-        refused=offer.refused.summary(),
-        unanswered=len(offer.sent_at),
-    )

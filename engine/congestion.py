@@ -7,11 +7,12 @@ now waits for as long as those before it take:
     wait = transfers in the shared path / transfers that leave it in a second
 
 The shared path is what everybody's transfers go through: the users' mailboxes (their messages are peeked, so those
-that are being handled count) and the rows that wait to be written. A user whose queue waits for a core is not in it:
+that are being handled count) and the rows that are not written yet. A user whose queue waits for a core is not in it:
 what stands behind that core holds up nobody else, and must have nobody else refused.
 
-A transfer is refused if it would wait for more than half of the deadline; the other half is for what the figure does
-not know: a rate that has just fallen, and the way of the answer. Below ``waiting_least`` nothing is refused whatever
+A transfer is refused if it would wait for more than a third of the deadline; the rest is for what the figure does not
+know: a rate that has just fallen, pauses, the way of the answer. Much more would be late now and then on a busy
+machine, and all that waits costs memory; much less would refuse what backends far away need in flight. Below ``waiting_least`` nothing is refused whatever
 the rate seems to be, so that an engine that has just begun, or stood still, takes enough to show what it can do.
 
 The rate is measured while there is a backlog, else it would be that of the arrivals; without one a step counts only if

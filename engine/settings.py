@@ -163,7 +163,7 @@ class Settings(_Frozen):
     """Transfers under way in the engine; about 2 KiB of memory each; more are refused as overload."""
     waiting_least: Annotated[int, Field(ge=1, le=10_000_000)] = 2_048
     """Transfers that may wait to be carried out whatever they would wait for; further ones are refused as overload if
-    they would wait for more than half of ``deadline_ms``. About what one group commit takes: with less in hand the
+    they would wait for more than a third of ``deadline_ms``. About what one group commit takes: with less in hand the
     backends would have pauses."""
     user_batch_most: Annotated[int, Field(ge=1, le=2_000)] = 512
     """Transfers of one user in one submission: a hot user's throughput against the others' latency."""

@@ -63,6 +63,7 @@ class ExpressConnection:
         self.deadline = door.now + door.keep_alive_s
         self._door = door
         self._socket = connected
+        self._was_refused = False
         self._parser = RequestParser(peer, door.usual_body_bytes_most, door.body_bytes_most)
 
     def __repr__(self) -> str:
@@ -171,9 +172,12 @@ class ExpressConnection:
             if response.overloaded:
                 await self._hold(response.overloaded)
             return closes
-        for start in range(0, len(requests), PIPELINED_MOST):
-            group = requests[start : start + PIPELINED_MOST]
-            await self._answer_group(group, is_all=is_all and start + PIPELINED_MOST >= len(requests))
+        start = 0
+        while start < len(requests):
+            # Who has just been refused for want of room tries again with one, and waits for its answer.
+            group = requests[start : start + (1 if self._was_refused else PIPELINED_MOST)]
+            start += len(group)
+            await self._answer_group(group, is_all=is_all and start >= len(requests))
         return parser.closes or (door.is_stopping and is_all)
 
     async def _answer_group(self, requests: list[Request], *, is_all: bool) -> None:
@@ -212,6 +216,7 @@ class ExpressConnection:
                 nursery.cancel_scope.cancel()
         if told <= last:
             raise _Gone
+        self._was_refused = overloaded > 0
         if overloaded:
             await self._hold(overloaded)
 
