@@ -56,7 +56,7 @@ OnMessage = Callable[[StreamEvent | StreamSnapshot], None]
 class Ring:
     """The last events of a stream, bounded by their number and by their bytes."""
 
-    __slots__ = ("_bytes", "_bytes_most", "_events", "_events_most", "seq", "stream_id")
+    __slots__ = ("_bytes_most", "_events", "_events_most", "bytes", "seq", "stream_id")
 
     def __init__(self, stream_id: str, *, events_most: int, bytes_most: int) -> None:
         self.stream_id = stream_id
@@ -64,7 +64,8 @@ class Ring:
         """The number of the last event."""
         self._events: deque[StreamEvent] = deque()
         self._events_most = events_most
-        self._bytes = 0
+        self.bytes = 0
+        """What its events take, more or less."""
         self._bytes_most = bytes_most
 
     def __len__(self) -> int:
@@ -75,10 +76,15 @@ class Ring:
         self.seq += 1
         event = StreamEvent(self.stream_id, self.seq, req_id, what)
         self._events.append(event)
-        self._bytes += _bytes_of(event)
-        while len(self._events) > self._events_most or self._bytes > self._bytes_most:
-            self._bytes -= _bytes_of(self._events.popleft())
+        self.bytes += _bytes_of(event)
+        while len(self._events) > self._events_most or self.bytes > self._bytes_most:
+            self.bytes -= _bytes_of(self._events.popleft())
         return event
+
+    def trim(self, bytes_most: int) -> None:
+        """Let the oldest events go until the others take no more than this."""
+        while self.bytes > bytes_most:
+            self.bytes -= _bytes_of(self._events.popleft())
 
     def after(self, seq: int) -> list[StreamEvent] | None:
         """Return all events behind the one numbered ``seq``, or None where they are not all here, or never were."""

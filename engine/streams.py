@@ -91,6 +91,8 @@ class Streams:
         self._left: dict[UserStream, float] = {}
         """Those that nobody subscribes to, by when they are dropped, the first one first."""
         self._to_read: dict[UserStream, None] = {}
+        self._bytes = 0
+        """What the events of all streams take, more or less."""
         self._wake = trio.Event()
         self._backoff = Backoff(first_ms=50, most_ms=5_000)
         self._events = self._snapshots = self._reads = self._failed_reads = 0
@@ -208,7 +210,12 @@ class Streams:
         self._read_soon(stream)
 
     def _publish(self, stream: UserStream, req_id: UUID, what: TransferRecord | Balance) -> None:
-        event = stream.ring.append(req_id, what)
+        ring = stream.ring
+        before = ring.bytes
+        event = ring.append(req_id, what)
+        if self._bytes + ring.bytes - before > self._settings.all_bytes_most:
+            ring.trim(self._settings.all_bytes_most // len(self._by_user))
+        self._bytes += ring.bytes - before
         self._events += 1
         for subscription in tuple(stream.live):
             if subscription in stream.live:  # nobody before him had him leave
@@ -266,6 +273,7 @@ class Streams:
         self._left.pop(stream, None)
         self._to_read.pop(stream, None)
         del self._by_user[stream.user_id]
+        self._bytes -= stream.ring.bytes
 
     def _take_group(self) -> dict[UserStream, dict[int, UUID]]:
         """Take streams to be read, with what has changed in them."""

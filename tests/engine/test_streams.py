@@ -7,7 +7,7 @@ import trio
 
 from support.engines import DIRECT, FREEZING, World
 from support.streams import Reader, settle, wallets_of
-from transfer_engine.engine import InvalidTransfer, Overloaded
+from transfer_engine.engine import InvalidTransfer, Overloaded, TransferOrder
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.outcomes import Balance, TransferOutcome
 from transfer_engine.engine.stream_rings import StreamEvent, StreamSnapshot
@@ -323,3 +323,28 @@ async def test_an_end_that_another_engine_wrote_is_told_to_who_saw_the_transfer_
         assert reader.states == (["failed"] if is_told else [])
         if is_told:
             assert reader.transfers[0].error == "no"
+
+
+async def test_what_all_streams_keep_is_bounded_and_shared_by_those_that_go_on(autojump_clock: object) -> None:
+    world = World(streams=StreamSettings(all_bytes_most=1 << 20, bytes_most=1 << 20, events_most=10_000))
+    await world.fund(1, 2, amount=10_000)
+    async with world.engine() as engine:
+        readers = {user_id: Reader(engine, user_id).subscribe() for user_id in (1, 2)}
+        await settle(engine)
+        streams = engine._parts.streams
+        for user_id in (1, 2, 1):
+            for _ in range(2_000):
+                engine.submit(
+                    TransferOrder(source="funding", target="trading", user_id=user_id, asset_id=1, amount=1),
+                    lambda _: None,
+                )
+                if not engine.statistics().open_transfers % 100:
+                    await trio.sleep(0.1)
+            await settle(engine)
+            assert streams._bytes <= 2 << 20
+        assert [len(reader.ends) for reader in readers.values()] == [4_000, 2_000]
+        assert streams._by_user[2].ring.bytes >= 500 << 10
+        for reader in readers.values():
+            reader.leave()
+        await trio.sleep(61)
+        assert (streams._by_user, streams._bytes) == ({}, 0)
