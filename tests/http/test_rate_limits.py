@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from trio.testing import MockClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -215,7 +216,7 @@ async def test_every_answer_tells_what_is_left(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("autojump_clock")
-async def test_too_often_is_a_429_that_says_when_to_come_again() -> None:
+async def test_too_often_is_a_429_that_says_when_to_come_again(autojump_clock: MockClock) -> None:
     gate = limited(per_user_per_minute=2)
     request = Request("GET", "/", authorization=(b"1",), host=b"127.0.0.1")
     for _ in range(2):
