@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from trio.testing import MockClock
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from support.asking import KnownCallers, user
 from support.server import ASSETS, running_server
