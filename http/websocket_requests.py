@@ -191,6 +191,8 @@ class Requests:
         self._unsubscribe(user_id)
         self._told[user_id] = (subscription, told)
         missed = subscription.missed
+        if missed is not None:
+            told.seq = call.after
         subscribed = Subscribed(subscription.stream_id, user_id, missed is not None)
         self._asker.tell(Answer(call.id, "subscribe", True, subscribed), encode)
         for event in missed or ():

@@ -57,7 +57,7 @@ class Told:
 
     Attributes:
         encode: in which kind of frames it is told.
-        seq: the number that was told last, None before the first message.
+        seq: the number that was told last, here or, where it is resumed, before; None before the first message.
     """
 
     __slots__ = ("_asker", "encode", "seq")

@@ -82,6 +82,24 @@ async def test_a_token_that_sees_less_than_what_is_subscribed_is_refused() -> No
                 assert (await client.authenticate(6, "blind"))["error"]["code"] == "insufficient_scope"
 
 
+async def test_who_lags_before_the_first_event_is_told_where_he_was() -> None:
+    async with World().engine() as engine:
+        websockets = websockets_of(engine, waiting_bytes_most=65_536)
+        async with client_of(websockets) as first:
+            snapshot = await _subscribe(first, 1)
+        async with client_of(websockets) as client:
+            await client.request("subscribe", id=1, user_id=1, stream=snapshot["stream"], after=snapshot["seq"])
+            client.connection.stop_reading()
+            for call_id in range(2_000):
+                client.ask("ping", id=call_id)
+            await trio.sleep(1)
+            client.connection.read_on()
+            with trio.fail_after(60):
+                lagged, closing = (await client.hear_all())[-2:]
+            assert lagged == {"op": "lagged", "stream": snapshot["stream"], "after": snapshot["seq"]}
+            assert closing["code"] == CloseCode.LAGGED
+
+
 async def _subscribe(client: Client, user_id: int) -> Any:
     assert (await client.request("subscribe", id=1, user_id=user_id))["ok"]
     snapshot = await client.hear()
