@@ -14,8 +14,8 @@ import msgspec
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.outcomes import Overloaded, RefusalCode
 from transfer_engine.engine.patience import Patience
-from transfer_engine.engine.records.protocol import RecordsDamaged, RecordStore, RecordsUnavailable
-from transfer_engine.schema.webhooks import Endpoint
+from transfer_engine.engine.records.protocol import EndpointPage, RecordsDamaged, RecordStore, RecordsUnavailable
+from transfer_engine.schema.webhooks import GENERATION_BITS, Endpoint
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105  how a secret begins
 SECRET_BYTES: Final = 32
@@ -57,6 +57,8 @@ class Endpoints:
         self._known: dict[int, Endpoint] = {}
         """Also those that were taken away, whose versions go on."""
         self._registered = 0
+        self._damaged: set[str] = set()
+        """What was alerted: rows that can't be understood."""
 
     def __repr__(self) -> str:
         return f"<Endpoints {len(self.enabled)} enabled of {len(self._known)} known>"
@@ -67,18 +69,13 @@ class Endpoints:
         return self._registered - len(self.enabled)
 
     async def load(self, patience: Patience) -> None:
-        """Read all endpoints before the first transfer ends. Cancellation leaves some of them unknown.
-
-        Raises:
-            RecordsDamaged: a row can't be understood.
-        """
+        """Read all endpoints before the first transfer ends. Cancellation leaves some of them unknown."""
         position: int | None = None
         while True:
             page = await patience.ask(
                 lambda: self._store.scan_endpoints(position=position, limit=PAGE)  # noqa: B023  asked at once
             )
-            for endpoint in page.endpoints:
-                self._learn(endpoint)
+            self._learn_all(page)
             position = page.next_position
             if position is None:
                 return
@@ -87,7 +84,7 @@ class Endpoints:
         """Read all endpoints again; a store that does not answer is an alert. Cancellation leaves some as they were."""
         try:
             await self.read_again()
-        except (RecordsUnavailable, RecordsDamaged) as error:
+        except RecordsUnavailable as error:
             self._alerts.warn("endpoints_not_read", error=str(error))
 
     async def read_again(self) -> None:
@@ -95,13 +92,11 @@ class Endpoints:
 
         Raises:
             RecordsUnavailable: the store did not answer; some are as they were.
-            RecordsDamaged: a row can't be understood; likewise.
         """
         position: int | None = None
         while True:
             page = await self._store.scan_endpoints(position=position, limit=PAGE)
-            for endpoint in page.endpoints:
-                self._learn(endpoint)
+            self._learn_all(page)
             position = page.next_position
             if position is None:
                 return
@@ -202,7 +197,11 @@ class Endpoints:
     async def _change(self, user_id: int, change: Callable[[Endpoint | None], Endpoint | None]) -> Endpoint | None:
         """Write what a user wants, and read it back: another engine may have been faster under the same version."""
         for _ in range(_ATTEMPTS):
-            changed = change(await self._store.get_endpoint(user_id))
+            try:
+                former = await self._store.get_endpoint(user_id)
+            except RecordsDamaged:  # whose version nobody knows: it is a small number, and this one is above it
+                former = Endpoint(user_id=user_id, version=self._clock_ms() << GENERATION_BITS)
+            changed = change(former)
             if changed is None:
                 return None
             await self._store.put_endpoint(changed)
@@ -212,6 +211,14 @@ class Endpoints:
             if stored == changed:
                 return changed
         raise Overloaded(RefusalCode.OVERLOADED, "the endpoint was changed at the same time: try again")
+
+    def _learn_all(self, page: EndpointPage) -> None:
+        for endpoint in page.endpoints:
+            self._learn(endpoint)
+        for message in page.damaged:
+            if message not in self._damaged:
+                self._damaged.add(message)
+                self._alerts.critical("endpoint_damaged", error=message)
 
     def _learn(self, endpoint: Endpoint) -> None:
         user_id = endpoint.user_id

@@ -50,7 +50,7 @@ class OutboxAdoption:
         Cancellation, or a crash, leaves some of them in both outboxes: they may be delivered twice.
 
         Raises:
-            RecordsUnavailable, RecordsDamaged: some of them are perhaps not ours yet.
+            RecordsUnavailable: some of them are perhaps not ours yet.
             LeaseLapsed: likewise.
         """
         shard, carried = OUTBOX_SHARDS + node, self._carried.setdefault(node, set())

@@ -12,7 +12,7 @@ from transfer_engine.engine.records.cassandra_messages import (
 )
 from transfer_engine.engine.records.cassandra_session import CassandraSession
 from transfer_engine.engine.records.cassandra_statements import Statements
-from transfer_engine.engine.records.endpoint_rows import endpoint_of
+from transfer_engine.engine.records.endpoint_rows import endpoint_of, page_of
 from transfer_engine.engine.records.protocol import EndpointPage
 from transfer_engine.schema.webhooks import Endpoint, encode_endpoint
 
@@ -70,7 +70,6 @@ class CassandraEndpoints:
                 routing_key=int_key(part),
             )
         )
-        endpoints = [endpoint_of(user_id, body) for user_id, body in rows]
         if len(rows) == limit:
-            return EndpointPage(endpoints, part << _USER_BITS | rows[-1][0] + 1)
-        return EndpointPage(endpoints, None if part + 1 == PARTITIONS else (part + 1) << _USER_BITS)
+            return page_of(rows, part << _USER_BITS | rows[-1][0] + 1)
+        return page_of(rows, None if part + 1 == PARTITIONS else (part + 1) << _USER_BITS)

@@ -280,7 +280,6 @@ class CassandraRecords:
 
         Raises:
             ValueError: the limit is not positive.
-            RecordsDamaged: a row can't be understood; the message names it.
         """
         _check_limit(limit)
         return await self._endpoints.scan(position, min(limit, SCAN_MOST))

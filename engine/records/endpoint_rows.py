@@ -1,8 +1,10 @@
 """A user's endpoint as both record stores keep it."""
 
+from collections.abc import Iterable
+
 import msgspec
 
-from transfer_engine.engine.records.protocol import RecordsDamaged
+from transfer_engine.engine.records.protocol import EndpointPage, RecordsDamaged
 from transfer_engine.schema.webhooks import Endpoint, decode_endpoint
 
 
@@ -19,3 +21,15 @@ def endpoint_of(user_id: int, body: bytes | None) -> Endpoint:
             f"the row of user {user_id} in table webhook_endpoints can't be understood ({error}): "
             "have the user register his endpoint again"
         ) from error
+
+
+def page_of(rows: Iterable[tuple[int, bytes | None]], next_position: int | None) -> EndpointPage:
+    """Return a page of stored rows; what can't be understood is named in it."""
+    endpoints: list[Endpoint] = []
+    damaged: list[str] = []
+    for user_id, body in rows:
+        try:
+            endpoints.append(endpoint_of(user_id, body))
+        except RecordsDamaged as error:
+            damaged.append(str(error))
+    return EndpointPage(endpoints, next_position, damaged)

@@ -85,10 +85,14 @@ class RecordPage(msgspec.Struct, frozen=True):
 
 
 class EndpointPage(msgspec.Struct, frozen=True):
-    """A page of all users' endpoints; ``next_position`` continues it, None at the end."""
+    """A page of all users' endpoints; ``next_position`` continues it, None at the end.
+
+    ``damaged`` names those rows that can't be understood: they are left out, since one of them may not hide the others.
+    """
 
     endpoints: list[Endpoint]
     next_position: int | None
+    damaged: list[str] = []
 
 
 class RecordStore(Protocol):

@@ -269,7 +269,6 @@ class SqliteRecords:
 
         Raises:
             ValueError: the limit is not positive.
-            RecordsDamaged: a row can't be understood; the message names it.
         """
         _check_limit(limit)
         return await self._scanner.run(lambda connection: scan_endpoints(connection, position, limit))

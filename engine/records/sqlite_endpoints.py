@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from transfer_engine.engine.records.endpoint_rows import endpoint_of
+from transfer_engine.engine.records.endpoint_rows import endpoint_of, page_of
 from transfer_engine.engine.records.protocol import EndpointPage
 from transfer_engine.schema.webhooks import Endpoint, encode_endpoint
 
@@ -27,16 +27,9 @@ def read_endpoint(connection: sqlite3.Connection, user_id: int) -> Endpoint | No
 
 
 def scan_endpoints(connection: sqlite3.Connection, position: int | None, limit: int) -> EndpointPage:
-    """Return a page of all endpoints, by user.
-
-    Raises:
-        RecordsDamaged: a row can't be understood.
-    """
+    """Return a page of all endpoints, by user."""
     rows = connection.execute(
         "SELECT user_id, body FROM webhook_endpoints WHERE user_id > ? ORDER BY user_id LIMIT ?",
         (-1 if position is None else position, limit),
     ).fetchall()
-    return EndpointPage(
-        endpoints=[endpoint_of(user_id, body) for user_id, body in rows],
-        next_position=rows[-1][0] if len(rows) == limit else None,
-    )
+    return page_of(rows, rows[-1][0] if len(rows) == limit else None)
