@@ -46,7 +46,7 @@ class Gate:
             Rejected: no valid token (401), or, without tokens, meant for another host (421).
         """
         if self._is_local_only:
-            require_local(request.host)
+            require_local(request.host, request.origin)
         return _NOBODY if scope is None else await self.identify(request.authorization)
 
     def admit(self, caller: Caller, scope: Scope | None) -> None:

@@ -64,7 +64,7 @@ class MainDoor(QuartTrio):
         await super().asgi_app(scope, receive, send)
 
     async def _answer(self, scope: HTTPScope, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        content_type = accept = traceparent = host = b""
+        content_type = accept = traceparent = host = origin = b""
         content_length = 0
         keys: tuple[bytes, ...] = ()
         authorization: tuple[bytes, ...] = ()
@@ -84,6 +84,8 @@ class MainDoor(QuartTrio):
                 traceparent = value if not traceparent else b"doubled"
             elif name == b"host":
                 host = value
+            elif name == b"origin":
+                origin = value
             elif name == b"x-forwarded-for":
                 forwarded_for = (*forwarded_for, value)
         client = scope["client"]
@@ -116,6 +118,7 @@ class MainDoor(QuartTrio):
             peer,
             forwarded_for,
             host,
+            origin,
         )
         await _send(send, await self._api.answer(request))
 

@@ -31,7 +31,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
             proxies have added is to be believed.
         host: the ``Host`` header's value (``:authority`` in HTTP/2), empty where there is none. Every door fills it:
             without tokens the gate refuses names that are not this machine's.
-        origin: the ``Origin`` header's value, empty where there is none; doors fill it for websockets.
+        origin: the ``Origin`` header's value, empty where there is none; looked at as ``host`` is.
     """
 
     method: str

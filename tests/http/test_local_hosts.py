@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.server import Server
 from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import NoTokens
 from transfer_engine.http.local_hosts import is_local_host, is_local_origin
@@ -101,3 +102,13 @@ def test_a_websocket_of_another_sites_page_is_refused(host: bytes, origin: bytes
 )
 def test_a_websocket_of_this_machine_is_served(host: bytes, origin: bytes) -> None:
     Gate(NoTokens()).require_local_page(host, origin)
+
+
+def test_other_sites_pages_can_not_ask_for_anything_at_either_door(server: Server) -> None:
+    """A page may send what needs no JSON to any address, and its visitor's browser does so without asking."""
+    for url in (server.url, server.express_url):
+        asked = f"{url}/api/v1/user/webhook/enable?user_id=1"
+        refused = server.client.post(asked, headers={"Origin": "https://evil.example"})
+        assert (refused.status_code, refused.json()["name"]) == (421, "wrong_host")
+        for origin in ({}, {"Origin": url}):
+            assert server.client.post(asked, headers=origin).json()["name"] != "wrong_host"
