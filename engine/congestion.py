@@ -12,8 +12,9 @@ what stands behind that core holds up nobody else, and must have nobody else ref
 
 A transfer is refused if it would wait for more than a third of the deadline; the rest is for what the figure does not
 know: a rate that has just fallen, pauses, the way of the answer. Much more would be late now and then on a busy
-machine, and all that waits costs memory; much less would refuse what backends far away need in flight. Below ``waiting_least`` nothing is refused whatever
-the rate seems to be, so that an engine that has just begun, or stood still, takes enough to show what it can do.
+machine, and all that waits costs memory; much less would refuse what backends far away need in flight. Below
+``waiting_least`` nothing is refused whatever the rate seems to be, so that an engine that has just begun, or stood
+still, takes enough to show what it can do.
 
 The rate is measured while there is a backlog, else it would be that of the arrivals; without one a step counts only if
 more left in it than the rate says, for what was done can be done. It is the mean over about half a deadline, the latest
@@ -36,6 +37,11 @@ WAIT_MOST: Final = 1 / 3
 
 _MEMORY: Final = 0.5
 """Of the deadline: over how long the rate is a mean."""
+
+
+_WEIGHT_OF_OLD: Final = 0.1
+"""What was measured before a backlog weighs as much as about two steps of it (all that is remembered: 1): without one
+the rate was perhaps that of the arrivals."""
 
 
 class Congestion:
@@ -105,6 +111,9 @@ class Congestion:
         is_backlog = self.waiting >= self._backlog_least
         seconds = now - self._looked_at
         is_full_rate = is_backlog and self._was_backlog
+        if is_backlog and not self._was_backlog and self._weights > _WEIGHT_OF_OLD:
+            self._rate_weighed *= _WEIGHT_OF_OLD / self._weights
+            self._weights = _WEIGHT_OF_OLD
         if seconds > 0 and (is_full_rate or gone - self._gone > self.rate * seconds):
             keep = math.exp(-seconds / self._memory_s)
             weight = 1 - keep  # however long the step was: it never weighs more than all that is remembered

@@ -27,7 +27,7 @@ _LOOK_S_LEAST: Final = 0.01
 _LOOKS_A_DEADLINE: Final = 4
 """How often the watch looks within the shortest time-out: deadlines are late by at most half of it."""
 
-RECEIVE_BUFFER_BYTES: Final = 32 << 10
+RECEIVE_BUFFER_BYTES: Final = 64 << 10
 """What a connection's client can send ahead of being read from: some 400 transfers. The system would let it grow to
 megabytes, where requests wait that nobody has seen yet: a refusal that is minutes late. It doubles the figure for its
 own needs."""

@@ -218,3 +218,10 @@ async def test_users_that_wait_for_a_dead_core_have_nobody_else_refused(world: W
         world.cores[FREEZING].behave(Behaviour())
         await world.heal(engine, within_s=600)
     await world.check()
+
+
+def test_what_was_seen_without_a_backlog_weighs_little_once_there_is_one() -> None:
+    queue = Queue()
+    queue.run(10, arrivals=100, rate=12_000)
+    queue.run(0.4, arrivals=20_000, rate=12_000)
+    assert queue.congestion.rate >= 0.6 * 12_000

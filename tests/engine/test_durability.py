@@ -71,7 +71,9 @@ async def test_an_account_that_was_forgotten_is_acknowledged_again(world: World)
 async def test_a_transfers_events_are_never_split_and_never_interleaved(world: World) -> None:
     """More wait than fit one request: the cut is between two transfers."""
     many = BATCH_EVENTS_MAX // 2 + 200
-    async with world.engine(user_batch_most=2_000, mailbox_capacity=9_000, deadline_ms=60_000) as engine:
+    async with world.engine(
+        user_batch_most=2_000, mailbox_capacity=9_000, waiting_least=9_000, deadline_ms=60_000
+    ) as engine:
         async with trio.open_nursery() as nursery:
             stop = world.wire.stop("hold")
             nursery.start_soon(lambda: world.ask(engine, "funding", "trading", amount=1))
