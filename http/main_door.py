@@ -64,28 +64,23 @@ class MainDoor(QuartTrio):
         await super().asgi_app(scope, receive, send)
 
     async def _answer(self, scope: HTTPScope, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        content_type = accept = traceparent = host = origin = b""
+        single = {b"content-type": b"", b"accept": b"", b"host": b"", b"origin": b""}
+        traceparent = b""
         content_length = 0
         keys: tuple[bytes, ...] = ()
         authorization: tuple[bytes, ...] = ()
         forwarded_for: tuple[bytes, ...] = ()
         for name, value in scope["headers"]:
-            if name == b"content-type":
-                content_type = value
+            if name in single:
+                single[name] = value
             elif name == b"content-length":
                 content_length = int(value)  # hypercorn has refused what is no number
             elif name == b"idempotency-key":
                 keys = (*keys, value)
             elif name == b"authorization":
                 authorization = (*authorization, value)
-            elif name == b"accept":
-                accept = value
             elif name == b"traceparent":
                 traceparent = value if not traceparent else b"doubled"
-            elif name == b"host":
-                host = value
-            elif name == b"origin":
-                origin = value
             elif name == b"x-forwarded-for":
                 forwarded_for = (*forwarded_for, value)
         client = scope["client"]
@@ -101,7 +96,12 @@ class MainDoor(QuartTrio):
         except (Rejected, trio.TooSlowError) as error:
             rejected = error if isinstance(error, Rejected) else self._too_slow()
             early = Request(
-                scope["method"], path, traceparent=traceparent, peer=peer, forwarded_for=forwarded_for, host=host
+                scope["method"],
+                path,
+                traceparent=traceparent,
+                peer=peer,
+                forwarded_for=forwarded_for,
+                host=single[b"host"],
             )
             await self._refuse(rejected, early, receive, send)
             return
@@ -109,16 +109,16 @@ class MainDoor(QuartTrio):
             scope["method"],
             path,
             body,
-            content_type,
+            single[b"content-type"],
             keys,
             scope["query_string"],
-            accept,
+            single[b"accept"],
             authorization,
             traceparent,
             peer,
             forwarded_for,
-            host,
-            origin,
+            single[b"host"],
+            single[b"origin"],
         )
         await _send(send, await self._api.answer(request))
 
