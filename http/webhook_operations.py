@@ -89,5 +89,5 @@ TEST: Final = Operation(
         ),
     ),
     parameters=(USER_IN_QUERY,),
-    problems=(*_NO_USER, ProblemCode.NO_SUCH_WEBHOOK),
+    problems=(*_NO_USER, ProblemCode.NO_SUCH_WEBHOOK, RefusalCode.OVERLOADED),
 )

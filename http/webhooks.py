@@ -19,6 +19,7 @@ import trio
 from transfer_engine.actors import Backoff
 from transfer_engine.engine.outbox import Outbox
 from transfer_engine.engine.outbox_queues import Waiting
+from transfer_engine.engine.outcomes import Overloaded, RefusalCode
 from transfer_engine.http.user_names import UserNames
 from transfer_engine.http.webhook_network import GuardedNetwork, SystemResolver
 from transfer_engine.http.webhook_sender import Delivery, WebhookSender
@@ -28,7 +29,7 @@ from transfer_engine.schema.webhook_wire import FinishedTransfer, WebhookEvent
 from transfer_engine.schema.webhooks import Endpoint, OutboxMessage
 
 TESTS_MOST: Final = 4
-"""Test messages under way at a time; more wait."""
+"""Test messages under way at a time; more are refused."""
 
 JITTER: Final = 0.2
 """Of a pause that is left to chance, so that what failed together does not come back together."""
@@ -79,7 +80,7 @@ class Webhooks:
         self._clock_ms = clock_ms
         self._backoff = Backoff(first_ms=settings.retry_first_ms, most_ms=settings.retry_most_ms)
         self._attempts: dict[int, Attempts] = {}
-        self._tests = trio.Semaphore(TESTS_MOST)
+        self._testing: set[int] = set()
         self._under_way = 0
 
     def __repr__(self) -> str:
@@ -104,12 +105,23 @@ class Webhooks:
                 nursery.start_soon(self._deliver, waiting, slots)
 
     async def test(self, endpoint: Endpoint) -> Delivery:
-        """Send a test message now, once, and return what came of it. Cancellation leaves it sent or not."""
+        """Send a test message now, once, and return what came of it. Cancellation leaves it sent or not.
+
+        Raises:
+            Overloaded: one to this endpoint is under way, or too many to others.
+        """
+        user_id = endpoint.user_id
+        if user_id in self._testing or len(self._testing) >= TESTS_MOST:
+            what = "one to this endpoint is" if user_id in self._testing else f"{TESTS_MOST} are"
+            raise Overloaded(RefusalCode.OVERLOADED, f"test messages: {what} under way, try again in some seconds")
         now_ms = self._clock_ms()
-        event = WebhookEvent(type="webhook.test", timestamp=_iso(now_ms), data={"user_id": endpoint.user_id})
-        async with self._tests:
-            delivery = await self._sender.send(endpoint, f"msg_test_{endpoint.user_id}_{now_ms}", _encode(event))
-        self._note(endpoint.user_id, delivery)
+        event = WebhookEvent(type="webhook.test", timestamp=_iso(now_ms), data={"user_id": user_id})
+        self._testing.add(user_id)
+        try:
+            delivery = await self._sender.send(endpoint, f"msg_test_{user_id}_{now_ms}", _encode(event))
+        finally:
+            self._testing.discard(user_id)
+        self._note(user_id, delivery)
         return delivery
 
     def body(self, message: OutboxMessage) -> bytes:

@@ -10,7 +10,7 @@ import trio
 from standardwebhooks import Webhook
 
 from support.asking import Asker, user
-from support.endpoint_server import EndpointServer, Reply, endpoint_server
+from support.endpoint_server import EndpointServer, Received, Reply, endpoint_server
 from transfer_engine.engine import Settings, open_engine
 from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.user_names import UserNames
@@ -92,6 +92,31 @@ async def test_an_endpoint_is_tried(tmp_path: Path) -> None:
         assert tried.data == {"delivered": False, "status": 500, "detail": "it answered 500"}
         shown = (await asker.ask("GET", PATH, caller=MINE)).data
         assert (shown["last_failure"], shown["enabled"]) == ("it answered 500", True)
+
+
+async def test_one_user_tries_one_endpoint_at_a_time_and_nobody_waits_for_another(tmp_path: Path) -> None:
+    users = [user(number) for number in range(1, 8)]
+    answers: list[tuple[int, str | None]] = []
+
+    async def attempt(asker: Asker, caller: Caller) -> None:
+        answer = await asker.ask("POST", f"{PATH}/test", caller=caller)
+        answers.append((answer.status, answer.json.get("name")))
+
+    async def slowly(_received: Received) -> Reply:
+        await trio.sleep(0.5)
+        return Reply()
+
+    async with endpoint_server() as server, asking(tmp_path, *users) as asker:
+        for caller in users:
+            await asker.ask("PUT", PATH, {"url": server.url()}, caller=caller)
+        server.answer = slowly
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(attempt, asker, users[0])
+            await received(server, 1)
+            await attempt(asker, users[0])
+            for caller in users[1:]:
+                nursery.start_soon(attempt, asker, caller)
+    assert answers == [(503, "overloaded")] * 4 + [(200, None)] * 4  # four at a time, the first user's among them
 
 
 async def test_a_disabled_endpoint_says_why_and_is_enabled_again(tmp_path: Path) -> None:
