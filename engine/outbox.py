@@ -208,8 +208,8 @@ class Outbox:
         if endpoint is None or message in self.queues:
             return
         if self.queues.of_user(user_id) >= self.limits.endpoint_waiting_most:
+            # It waits all the same: the endpoint's user may be about to change it, and then it stays enabled.
             self.give_up(endpoint, f"more than {self.limits.endpoint_waiting_most} messages waited for it")
-            return
         waiting = Waiting(message, bucket)
         rest_ms = min(message.due_at - self._clock_ms(), 3_600_000) if message.attempts else 0
         self.queues.add(waiting, rest_s=rest_ms / 1000)

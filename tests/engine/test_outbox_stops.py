@@ -13,6 +13,7 @@ from support.wire import Wire
 from transfer_engine.engine.outbox import Entered
 from transfer_engine.engine.outbox_limits import OutboxLimits
 from transfer_engine.engine.records.protocol import BUCKET_MS, ClaimLost
+from transfer_engine.schema.webhooks import Endpoint
 
 QUICK = {"heartbeat_ms": 2_000, "lease_ms": 6_000, "adoption_recheck_ms": 10_000, "scan_interval_ms": 2_000}
 
@@ -136,3 +137,26 @@ async def test_a_store_that_hangs_at_the_outboxs_last_words_does_not_keep_the_no
         await world.ask(engine, "funding", "trading")
         world.wire.stop("outbox")
     assert world.records.claim_of[0].owner == ""
+
+
+async def test_who_changes_an_endpoint_while_it_is_given_up_misses_nothing(autojump_clock: object) -> None:
+    world, receivers = await new_world(1, limits=OutboxLimits(endpoint_waiting_most=5))
+    receivers.failing = {1}
+    async with world.engine() as engine, receivers.serve(engine) as outbox:
+        await until(lambda: not outbox.statistics().is_full)
+        disable = world.wire.stop("endpoint")
+        for amount in range(1, 6):
+            await world.ask(engine, "funding", "trading", amount=amount)
+        await trio.sleep(1)
+        for amount in (6, 7):
+            await world.ask(engine, "funding", "trading", amount=amount)
+        await disable.reached.wait()
+        await world.records.put_endpoint(Endpoint(user_id=1, version=2 << 20, url="https://new.example/"))
+        receivers.failing = set()
+        disable.released.set()
+        await trio.sleep(30)
+        assert outbox.statistics().disabled_endpoints == 0
+        assert {message.amount for message in receivers.told} == set(range(1, 8))
+        bucket = outbox.current_bucket
+        await trio.sleep(30)
+        assert outbox.statistics().low_water_mark > bucket
