@@ -87,6 +87,8 @@ async def run_in_process(plan: Plan, target: Target, tell: Callable[[Loop], None
         whatever :func:`transfer_engine.engine.backends.open_backends` raises.
     """
     settings = target.settings
+    # A closed loop bounds itself: what it holds in flight is to be taken from the first moment on.
+    settings = settings.model_copy(update={"waiting_least": max(settings.waiting_least, 2 * plan.in_flight)})
     async with open_backends(settings) as (registry, ledger, records):
         is_audited = await are_empty(ledger, records)
         everyone = range(1, plan.users + 1)
