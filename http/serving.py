@@ -1,5 +1,6 @@
 """A server process's life: listen, open the engine, serve, and stop gracefully on SIGTERM or SIGINT."""
 
+import ipaddress
 import logging
 import os
 import signal
@@ -94,6 +95,8 @@ async def run_server(settings: ServerSettings, announce: Callable[[Addresses], N
     authenticator = open_authenticator(settings.tokens) if settings.tokens is not None else NoTokens()
     tls = open_tls(settings.tls) if settings.tls is not None else None
     main, express = _open_ports(settings)
+    if tls is not None:
+        _warn_of_plain(express)
     life = _Life()
     opening = Opening()
     access_log = access_log_of(settings)
@@ -164,6 +167,16 @@ def _open_ports(settings: ServerSettings) -> tuple[list[socket.socket], list[soc
             listener.close()
         raise
     return main, express
+
+
+def _warn_of_plain(express: Sequence[socket.socket]) -> None:
+    """Say so where the main door is under TLS, and the express door sends tokens in the clear over a network."""
+    for listener in express:
+        if not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
+            _log.warning(
+                "the express door speaks plain HTTP: put TLS before it, or set express to false",
+                address=address_of(listener),
+            )
 
 
 def _url(listener: socket.socket, scheme: str = "http") -> str:

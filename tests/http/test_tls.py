@@ -146,3 +146,13 @@ def test_files_that_can_not_be_used(directory: Path, tmp_path: Path, certificate
     assert ended.returncode == 1
     assert said in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("host", "is_told"), [("0.0.0.0", True), ("127.0.0.1", False)])  # noqa: S104
+def test_an_express_door_without_tls_on_a_network_is_told(
+    directory: Path, tmp_path: Path, host: str, is_told: bool
+) -> None:
+    tls = {"certificate_file": str(directory / "certificate.pem"), "key_file": str(directory / "key.pem")}
+    config = {"host": host, "tls": tls, "tokens": {"secret_file": str(directory / "secret")}}
+    with running_server(tmp_path, config=config) as server:
+        assert ("the express door speaks plain HTTP" in server.log.read_text()) is is_told
