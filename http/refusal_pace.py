@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 REFUSALS_MOST: Final = 1_000
-"""Turns in a second: at 30 to 60 µs of CPU for each some tenth of a core."""
+"""Turns in a second: at 50 to 150 µs of CPU for each, its share of reading and writing included, a tenth of a core."""
 
 WAIT_MOST_S: Final = 1.0
 """No turn is further away: what ``Retry-After`` says, and less than anybody's patience."""

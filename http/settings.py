@@ -69,7 +69,7 @@ class ServerSettings(Settings):
     """Connections at a time, at each door; more are closed at once. About 30 KiB of memory each."""
     refusals_most: Annotated[int, Field(ge=1, le=1_000_000)] = REFUSALS_MOST
     """Requests that are refused as overload in a second, over all connections of websockets and the express door: each
-    costs 30 to 60 µs that the others' transfers don't get. Who was refused is read from again when its turn has come,
+    costs 50 to 150 µs that the others' transfers don't get. Who was refused is read from again when its turn has come,
     after a second at the latest."""
     keep_alive_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 75_000
     """How long an idle connection stays open: longer than the usual load balancer's 60 s, so that it closes first."""

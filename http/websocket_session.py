@@ -49,6 +49,9 @@ from transfer_engine.http.websocket_settings import WebSocketSettings
 
 _log: Final = structlog.stdlib.get_logger("transfer_engine.http")
 
+_REFUSED_AT_ONCE: Final = 4
+"""Requests that are refused for want of room, and told in one write, before the connection waits for as many turns."""
+
 _REFUSED_SHARE: Final = 8
 """Requests in a row that may be refused as overload before it counts as a flood, in multiples of what is allowed."""
 
@@ -244,10 +247,12 @@ class Session:
                             await self._authenticate(call, self._encode)
                         elif call is not None:
                             self._carry_out(call, self._encode)
-                            if self._overloaded:
+                            if self._overloaded >= _REFUSED_AT_ONCE:
                                 await self._hold()
                         if self._ending is not None:
                             return
+                    if self._overloaded:
+                        await self._hold()
         except MessageRefused as refused:
             self.end(refused.code, refused.reason)
         except ClosedByClient:
