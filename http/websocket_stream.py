@@ -85,7 +85,8 @@ class StreamConnection:
 
     async def receive(self) -> Sequence[Message]:
         """Return the messages that have come; see :class:`~transfer_engine.http.websocket_connection.Connection`."""
-        messages = self._messages()
+        # Behind what is wrong nothing can be read any more.
+        messages = self._messages() if self._fault is None else []
         while not messages:
             if self._fault is not None:
                 raise self._fault
@@ -154,8 +155,6 @@ class StreamConnection:
     def _messages(self) -> list[Message]:
         """Return what the frames that have come make whole; keep the rest, and what is wrong, for later."""
         messages: list[Message] = []
-        if self._fault is not None:
-            return messages  # behind it nothing can be read any more
         if self._is_plain and self._take_plain(messages):
             return messages
         self._is_plain = False
