@@ -83,7 +83,7 @@ async def test_a_stop_while_the_backends_are_down_ends_too(world: World) -> None
 
 async def test_users_that_are_touched_once_leave_nothing_behind(world: World) -> None:
     users = 4_000
-    async with world.engine(idle_ms=1_000, known_accounts_most=100, mailbox_capacity=10, waiting_least=20_000) as engine:
+    async with world.engine(idle_ms=1_000, known_accounts_most=100, mailbox_capacity=10, waiting_least=9_000) as engine:
         async with trio.open_nursery() as nursery:
             for user_id in range(10, 10 + users):
                 nursery.start_soon(
