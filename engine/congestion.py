@@ -13,8 +13,8 @@ what stands behind that core holds up nobody else, and must have nobody else ref
 A transfer is refused if it would wait for more than a third of the deadline; the rest is for what the figure does not
 know: a rate that has just fallen, pauses, the way of the answer. Much more would be late now and then on a busy
 machine, and all that waits costs memory; much less would refuse what backends far away need in flight. Below
-``waiting_least`` nothing is refused whatever the rate seems to be, so that an engine that has just begun, or stood
-still, takes enough to show what it can do.
+``waiting_least`` nothing is refused whatever the rate seems to be, so that an engine that stood still takes enough to
+show what it can do; one that has just begun takes some more.
 
 The rate is measured while there is a backlog, else it would be that of the arrivals; without one a step counts only if
 more left in it than the rate says, for what was done can be done. It is the mean over about half a deadline, the latest
@@ -38,6 +38,9 @@ WAIT_MOST: Final = 1 / 3
 _MEMORY: Final = 0.5
 """Of the deadline: over how long the rate is a mean."""
 
+FIRST_GUESS: Final = 4
+"""Of ``waiting_least``: so many may wait until there was a backlog to measure a rate by. An engine that has just begun
+is more likely to be fast than to be slow, and a burst that it could carry out is not refused."""
 
 _WEIGHT_OF_OLD: Final = 0.1
 """What was measured before a backlog weighs as much as about two steps of it (all that is remembered: 1): without one
@@ -66,7 +69,7 @@ class Congestion:
         deadline_ms: int,
         waiting_least: int,
     ) -> None:
-        self.waiting_most: int = waiting_least
+        self.waiting_most: int = FIRST_GUESS * waiting_least
         """So many may wait now."""
         self._waiting = waiting
         self._held_up = held_up
@@ -78,6 +81,7 @@ class Congestion:
         self._backlog_least = min(BACKLOG_LEAST, max(1, waiting_least // 8))
         self._aside = 0
         self._was_backlog = False
+        self._is_measured = False
         self._looked_at = clock()
         self._gone = 0
         self._rate_weighed = 0.0
@@ -119,7 +123,9 @@ class Congestion:
             weight = 1 - keep  # however long the step was: it never weighs more than all that is remembered
             self._rate_weighed = self._rate_weighed * keep + weight * (gone - self._gone) / seconds
             self._weights = self._weights * keep + weight
-            self.waiting_most = max(self._waiting_least, int(self.rate * self._wait_most_s))
+            self._is_measured = self._is_measured or is_full_rate
+            least = self._waiting_least if self._is_measured else FIRST_GUESS * self._waiting_least
+            self.waiting_most = max(least, int(self.rate * self._wait_most_s))
         self._was_backlog = is_backlog
         self._looked_at = now
         self._gone = gone
