@@ -85,6 +85,9 @@ class GroupCommit(Generic[E, R]):
     start, in parts of ``batch_weight_least`` or more (``batch_weight_most`` if it is not given): callers that are all
     answered at once and all come back at once fill one flush otherwise, and the others stay empty.
 
+    ``gather()``, if it is given, is awaited before each batch is begun, while there is something to flush: it may wait
+    for more. It must come back soon, and end; what it raises is a crash. Only with one flush at a time.
+
     Raises :class:`ValueError` for bounds that make no sense.
     """
 
@@ -100,6 +103,7 @@ class GroupCommit(Generic[E, R]):
         expected_faults: tuple[type[Exception], ...] = (),
         crashes_most: int = 3,
         flushes_most: int = 1,
+        gather: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         if not 1 <= batch_weight_most <= waiting_weight_most:
             raise ValueError(
@@ -117,8 +121,11 @@ class GroupCommit(Generic[E, R]):
             raise ValueError(f"crashes_most of group commit {name!r} must be at least 1, not {crashes_most}")
         if flushes_most < 1:
             raise ValueError(f"flushes_most of group commit {name!r} must be at least 1, not {flushes_most}")
+        if gather is not None and flushes_most > 1:
+            raise ValueError(f"group commit {name!r} can't gather for {flushes_most} flushes at a time")
         self.name = name
         self._flush = flush
+        self._gather = gather
         self._weigh = weigh
         self._batch_weight_most = batch_weight_most
         self._waiting_weight_most = waiting_weight_most
@@ -137,6 +144,8 @@ class GroupCommit(Generic[E, R]):
         self._is_waking = False
         """An idle lane is on its way, and will take what is there when it comes."""
         self._drained: trio.Event | None = None
+        self._is_heavy: tuple[int, trio.Event] | None = None
+        """From which weight on whoever gathers is called."""
 
         self._flushes = 0
         self._entries_flushed = 0
@@ -160,6 +169,25 @@ class GroupCommit(Generic[E, R]):
     def entries_waiting(self) -> int:
         """Entries that are not answered yet, those in flight included."""
         return self._batches.entries
+
+    @property
+    def weight_waiting(self) -> int:
+        """The weight of the entries that are not answered yet, those in flight included."""
+        return self._batches.weight
+
+    async def wait_for_weight(self, weight: int) -> None:
+        """Wait until entries of so much weight are not answered yet. For one task at a time: ``gather``.
+
+        Cancellation leaves nothing behind.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._batches.weight < weight:
+            is_heavy = trio.Event()
+            self._is_heavy = weight, is_heavy
+            try:
+                await is_heavy.wait()
+            finally:
+                self._is_heavy = None
 
     def statistics(self) -> GroupCommitStatistics:
         """Return what it is doing and has done."""
@@ -226,6 +254,8 @@ class GroupCommit(Generic[E, R]):
             )
         waiting: Waiting[E, R] = Waiting(entry, weight, task)
         self._batches.append(waiting)
+        if self._is_heavy is not None and self._batches.weight >= self._is_heavy[0]:
+            self._is_heavy[1].set()
         if self._idle and not self._is_waking and self._batches.can_begin:
             self._wake()
         return waiting
@@ -280,6 +310,8 @@ class GroupCommit(Generic[E, R]):
     async def _lane(self) -> None:
         """Flush one batch after the other: as many flushes are in flight as there are lanes."""
         while not self._stopping:
+            if self._gather is not None and self._batches.can_begin:
+                await self._gather()
             batch = self._batches.begin()
             if batch is None:
                 await self._wait_for_entries()

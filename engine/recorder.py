@@ -75,6 +75,8 @@ class Recorder:
         self._clock_ms = clock_ms
         self._outbox = outbox
         self._backoff = Backoff()
+        self.gather: Callable[[], Awaitable[None]] | None = None
+        """Awaited before intents are journaled, see :mod:`transfer_engine.engine.waves`; with one flush at a time."""
         self.intents: GroupCommit[Sequence[Journaled], None] = GroupCommit(
             "journal",
             self._flush_intents,
@@ -83,6 +85,7 @@ class Recorder:
             batch_weight_least=SHARE_LEAST,
             waiting_weight_most=max(waiting_most, INTENTS_IN_BLOB_MOST),
             flushes_most=flushes_most,
+            gather=self._gather if flushes_most == 1 else None,
         )
         self.rows: GroupCommit[_Row, None] = GroupCommit(
             "recorder",
@@ -132,6 +135,10 @@ class Recorder:
     def statistics(self) -> tuple[GroupCommitStatistics, GroupCommitStatistics]:
         """Return the statistics of the intents' and of the rows' group commit."""
         return self.intents.statistics(), self.rows.statistics()
+
+    async def _gather(self) -> None:
+        if self.gather is not None:
+            await self.gather()
 
     async def _flush_intents(self, parts: list[Sequence[Journaled]]) -> list[None]:
         blobs = self._journal.enter([transfer for part in parts for transfer in part])

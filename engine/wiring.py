@@ -41,6 +41,7 @@ from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.settings import Settings
 from transfer_engine.engine.streams import Streams
 from transfer_engine.engine.submitter import Submitter
+from transfer_engine.engine.waves import Waves
 
 _RESTARTS_MOST = 100
 """Restarts of all actors in a minute before the engine gives up.
@@ -107,6 +108,8 @@ def wire(
         flushes_most=settings.cassandra.flushes_most if settings.records == "cassandra" else 1,
         outbox=outbox,
     )
+    if settings.ledger == "embedded" and settings.records == "sqlite":
+        recorder.gather = Waves(submitter, recorder).gather
     endings = Endings(submitter=submitter, recorder=recorder, lease=lease, alerts=alerts, close=completion.close)
     calls = CoreCalls(
         lease=lease,

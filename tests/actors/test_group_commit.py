@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from support.flush_server import Callers
 from transfer_engine.actors import FlushCrashed, FlushMiscounted, GroupCommit, GroupCommitFull
@@ -462,3 +462,72 @@ def test_callers_cancelled_at_every_step_leave_all_entries_to_be_flushed_once(at
         return scope.cancelled_caught
 
     at_every_step(program, at_least=10)
+
+
+async def test_what_gathers_decides_when_a_batch_begins(autojump_clock: MockClock) -> None:
+    flushed: list[list[int]] = []
+
+    async def flush(entries: list[int]) -> list[None]:
+        flushed.append(entries)
+        return [None] * len(entries)
+
+    async def gather() -> None:
+        with trio.move_on_after(5):
+            await commit.wait_for_weight(3)
+
+    commit: GroupCommit[int, None] = GroupCommit(
+        "gathering", flush, batch_weight_most=10, waiting_weight_most=10, gather=gather
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(commit.run)
+        commit.submit_nowait(1)
+        await trio.sleep(1)
+        commit.submit_nowait(2)
+        await trio.sleep(1)
+        assert flushed == []
+        commit.submit_nowait(3)
+        await wait_all_tasks_blocked()
+        assert flushed == [[1, 2, 3]]
+        commit.submit_nowait(4)
+        await trio.sleep(4.9)
+        assert flushed == [[1, 2, 3]]
+        await trio.sleep(0.2)
+        assert flushed == [[1, 2, 3], [4]]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_run_that_ends_while_it_gathers_holds_nothing(autojump_clock: MockClock) -> None:
+    flushed: list[list[int]] = []
+    is_gathering = True
+
+    async def flush(entries: list[int]) -> list[None]:
+        flushed.append(entries)
+        return [None] * len(entries)
+
+    async def gather() -> None:
+        if is_gathering:
+            await trio.sleep_forever()
+
+    commit: GroupCommit[int, None] = GroupCommit(
+        "gathering", flush, batch_weight_most=10, waiting_weight_most=10, gather=gather
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(commit.run)
+        commit.submit_nowait(1)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    is_gathering = False
+    assert flushed == []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(commit.run)
+        await commit.wait_drained()
+        nursery.cancel_scope.cancel()
+    assert flushed == [[1]]
+
+
+def test_only_one_flush_at_a_time_gathers() -> None:
+    async def flush(entries: list[int]) -> list[None]:
+        return [None] * len(entries)
+
+    with pytest.raises(ValueError, match="can't gather for 2 flushes at a time"):
+        GroupCommit("g", flush, batch_weight_most=1, waiting_weight_most=1, flushes_most=2, gather=trio.sleep_forever)

@@ -1,0 +1,56 @@
+"""Waves: on one disk, intents are journaled for everybody who is about to come, not for whoever comes first.
+
+A transfer takes three commits, one after the other: its intent, the ledger, its row. Where each of them starts as soon
+as it can, callers that came together drift apart: a few are journaled, while others are in the ledger and the rest are
+written down, and each stage makes three small commits where one large one would do. With 128 callers that halves what
+embedded stores carry out, since a commit costs them the same whatever is in it, and all three share two cores.
+
+So the journal waits, never long, for two things: that those before it have got through, and that as many have come as
+came the last time. Callers that wait for their answers come back together. PostgreSQL's `commit_delay` does the same
+with its `commit_siblings`. Who comes alone never waits; clusters, whose stages do run beside each other, do
+without.
+"""
+
+from typing import Final, Protocol
+
+import trio
+
+from transfer_engine.engine.recorder import Recorder
+from transfer_engine.engine.submitter import Submitter
+
+SIBLINGS_LEAST: Final = 4
+"""Transfers in the last wave; with fewer nobody waits."""
+
+AHEAD_S_MOST: Final = 0.02
+"""How long a wave waits for the one before it: some five times what that takes on a quick disk."""
+
+GATHER_S_MOST: Final = 0.003
+"""How long it waits for those who may come back; answering a hundred callers and hearing from them takes a third."""
+
+
+class _Stage(Protocol):
+    async def wait_drained(self) -> None: ...
+
+
+class Waves:
+    """Decides when a flush of intents begins. It holds nothing: cancelled, it leaves every intent where it is."""
+
+    def __init__(self, submitter: Submitter, recorder: Recorder) -> None:
+        self._stages: Final[tuple[_Stage, ...]] = (submitter.transfers, recorder.rows)
+        self._intents = recorder.intents
+        self._last = 0
+
+    def __repr__(self) -> str:
+        return f"<Waves, {self._last} transfers in the last one>"
+
+    async def gather(self) -> None:
+        """Wait until a flush of intents is worth it."""
+        intents = self._intents
+        if self._last >= SIBLINGS_LEAST:
+            with trio.move_on_after(AHEAD_S_MOST):
+                for stage in self._stages:
+                    await stage.wait_drained()
+                    await trio.lowlevel.checkpoint()  # whoever was answered there goes on to the next stage first
+            with trio.move_on_after(GATHER_S_MOST):
+                await intents.wait_for_weight(self._last)
+        self._last = intents.weight_waiting
