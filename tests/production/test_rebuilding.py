@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from support.cassandra_stores import connected
+from support.engines import UNLIMITED_ASSETS
 from support.production import Pair
 from transfer_engine.engine import open_engine
 from transfer_engine.engine.audit import audit
@@ -43,7 +44,7 @@ def settings(pair: Pair, directory: Path, **changes: Any) -> Settings:
         ServiceSettings(name="bank", code=101, kind="simulated_core", freezes=False),
     )
     directory.mkdir(exist_ok=True)
-    fields = {"data_dir": directory, "services": services, **pair.backends(), **changes}
+    fields = {"data_dir": directory, "services": services, "assets": UNLIMITED_ASSETS, **pair.backends(), **changes}
     return Settings.model_validate(fields)
 
 
