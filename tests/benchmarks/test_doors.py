@@ -17,7 +17,7 @@ def holds(result: Result) -> None:
 
 
 def test_singles_over_the_main_door() -> None:
-    result = run("http", "--connections", "4", "--seconds", "1", "--rounds", "1")
+    result = run("http", "--connections", "4", "--seconds", "0.3", "--rounds", "1")
     holds(result)
     assert re.search(r"main door, single transfers: .*requests/s .*transfers/s .*µs CPU", result.output)
     assert "empty quart-trio POST" in result.output
@@ -26,7 +26,7 @@ def test_singles_over_the_main_door() -> None:
 
 def test_batches_over_the_express_door_with_token_and_limits() -> None:
     options = ["--door", "express", "--batch", "20", "--token", "--limits", "--access-log"]
-    result = run("http", *options, "--connections", "4", "--seconds", "1", "--rounds", "1")
+    result = run("http", *options, "--connections", "4", "--seconds", "0.3", "--rounds", "1")
     holds(result)
     assert "express door, batches of 20" in result.output
     assert "bare trio + httptools" in result.output
@@ -34,7 +34,7 @@ def test_batches_over_the_express_door_with_token_and_limits() -> None:
 
 def test_websockets() -> None:
     for batch in ("0", "10"):
-        result = run("websocket", "--batch", batch, "--connections", "2", "--seconds", "1", "--rounds", "1", "--token")
+        result = run("websocket", "--batch", batch, "--connections", "2", "--seconds", "0.3", "--rounds", "1", "--token")
         holds(result)
         assert re.search(r"websocket, express door, .*frames/s .*transfers/s", result.output)
         assert "trio-websocket echo" in result.output
@@ -47,7 +47,7 @@ def test_idle_websockets() -> None:
 
 
 def test_overload() -> None:
-    result = run("overload", "--factor", "1.5", "--connections", "2", "--seconds", "1")
+    result = run("overload", "--factor", "1.5", "--connections", "2", "--seconds", "0.3")
     holds(result)
     assert "peak, closed loop" in result.output
     assert re.search(r"1\.5x: .*/s offered, .*/s committed", result.output)

@@ -129,7 +129,7 @@ def test_a_running_engine_is_not_disturbed(directory: Path, capsys: pytest.Captu
 
 def test_the_engine_itself_calls(directory: Path) -> None:
     sql(directory, "UPDATE transfers SET state = 'failed' WHERE amount = 7")
-    fast = {**CONFIG, "reconcile_interval_ms": 20, "log_format": "json"}
+    fast = {**CONFIG, "reconcile_interval_ms": 20, "reconcile_margin_ms": 1_000, "log_format": "json"}
     with running_server(directory, config=fast) as server:
         eventually(lambda: server.logged, lambda logged: "books_mismatch" in logged)
         [line] = [line for line in server.logged.splitlines() if "books_mismatch" in line]
