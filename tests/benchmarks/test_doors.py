@@ -34,7 +34,8 @@ def test_batches_over_the_express_door_with_token_and_limits() -> None:
 
 def test_websockets() -> None:
     for batch in ("0", "10"):
-        result = run("websocket", "--batch", batch, "--connections", "2", "--seconds", "0.3", "--rounds", "1", "--token")
+        options = ["--batch", batch, "--connections", "2", "--token"]
+        result = run("websocket", *options, "--seconds", "0.3", "--rounds", "1")
         holds(result)
         assert re.search(r"websocket, express door, .*frames/s .*transfers/s", result.output)
         assert "trio-websocket echo" in result.output

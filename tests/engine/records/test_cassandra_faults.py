@@ -160,6 +160,9 @@ async def test_a_write_whose_answer_is_lost_is_unknown_and_once_there_when_it_is
         blob = JournalBlob(1, 7, 1, b"intents")
         with pytest.raises(RecordsUnavailable):
             await deaf.write([blob], [record(1)])
+        assert await store.get(record(1).req_id.int) is None, "no row before the blobs of its write are durable"
+        with pytest.raises(RecordsUnavailable):
+            await deaf.write([], [record(1)])
         await until_found(lambda: store.get(record(1).req_id.int))
         assert proxy.replies_dropped
         proxy.heal()
