@@ -2,13 +2,14 @@
 
 A transfer takes three commits, one after the other: its intent, the ledger, its row. Where each of them starts as soon
 as it can, callers that came together drift apart: a few are journaled, while others are in the ledger and the rest are
-written down, and each stage makes three small commits where one large one would do. With 128 callers that halves what
-embedded stores carry out, since a commit costs them the same whatever is in it, and all three share two cores.
+written down, and each stage makes three small commits where one large one would do: 32 and 128 callers at the express
+door had 11 and 43 transfers in a commit, and have 31 and 122 so. A commit costs embedded stores nearly the same,
+whatever is in it.
 
 So the journal waits, never long, for two things: that those before it have got through, and that as many have come as
 came the last time. Callers that wait for their answers come back together. PostgreSQL's `commit_delay` does the same
-with its `commit_siblings`. Who comes alone never waits; clusters, whose stages do run beside each other, do
-without.
+with its `commit_siblings`. Who comes alone waits once, if many came before him, and never again; clusters, whose stages
+do run beside each other, do without.
 """
 
 from typing import Final, Protocol
@@ -22,10 +23,10 @@ SIBLINGS_LEAST: Final = 4
 """Transfers in the last wave; with fewer nobody waits."""
 
 AHEAD_S_MOST: Final = 0.02
-"""How long a wave waits for the one before it: some five times what that takes on a quick disk."""
+"""How long a wave waits for the one before it: a few times the 5 ms that one of 32 transfers took on a quick disk."""
 
 GATHER_S_MOST: Final = 0.003
-"""How long it waits for those who may come back; answering a hundred callers and hearing from them takes a third."""
+"""How long it waits for those who may come back."""
 
 
 class _Stage(Protocol):
