@@ -4,7 +4,8 @@ A websocket with a thousand requests in flight, or a batch of as many transfers,
 Nearly every transfer is admitted at once; one that is not (its key is contested, say) gets a task until it is.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 import trio
@@ -29,6 +30,26 @@ class TransferOrder(msgspec.Struct, frozen=True, gc=False):
     target_user_id: int | None = None
     idempotency_key: str | None = None
     subject: str = ""
+
+
+async def gather_answers(begin: Sequence[Callable[[OnAnswer], None]]) -> list[Answer | Exception]:
+    """Begin many at once, each with a callback of its own; return all answers, in the order of ``begin``.
+
+    Cancellation gives up waiting, and stops none of them.
+    """
+    answers: dict[int, Answer | Exception] = {}
+    all_answered = trio.Event()
+
+    def keep(index: int, answer: Answer | Exception) -> None:
+        answers[index] = answer
+        if len(answers) == len(begin):
+            all_answered.set()
+
+    for index, one in enumerate(begin):
+        one(partial(keep, index))
+    if begin:
+        await all_answered.wait()
+    return [answers[index] for index in range(len(begin))]
 
 
 class Callers:

@@ -9,7 +9,7 @@ import trio
 
 from transfer_engine.engine.audit import AuditReport, audit
 from transfer_engine.engine.balances import balances_of
-from transfer_engine.engine.callers import Answer, OnAnswer, TransferOrder
+from transfer_engine.engine.callers import OnAnswer, TransferOrder, gather_answers
 from transfer_engine.engine.contests import Undecided, admit_in_turn, decide
 from transfer_engine.engine.deadlines import check_deadline
 from transfer_engine.engine.history import merged, placed
@@ -144,26 +144,12 @@ class Engine:
         Raises:
             LedgerUnavailable, RecordsUnavailable: of one of them nothing is known; repeat all by the same keys.
         """
-        answers: list[Answer | Exception | None] = [None] * len(orders)
-        left = len(orders)
-        is_answered = trio.Event()
-
-        def keep(index: int, answer: Answer | Exception) -> None:
-            nonlocal left
-            answers[index] = answer
-            left -= 1
-            if not left:
-                is_answered.set()
-
-        for index, order in enumerate(orders):
-            self.submit(order, partial(keep, index))
-        if orders:
-            await is_answered.wait()
+        answers = await gather_answers([partial(self.submit, order) for order in orders])
         outcomes: list[TransferOutcome | Refused] = []
         for answer in answers:
             if isinstance(answer, TransferOutcome | Refused):
                 outcomes.append(answer)
-            elif answer is not None:
+            else:
                 raise answer
         return outcomes
 

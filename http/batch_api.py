@@ -1,14 +1,13 @@
 """Batches: many transfers in one request, in one trip, each with its own key and its own outcome."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 import msgspec
-import trio
 
 from transfer_engine.engine import Engine
-from transfer_engine.engine.callers import Answer
+from transfer_engine.engine.callers import Answer, OnAnswer, gather_answers
 from transfer_engine.engine.outcomes import RefusalCode, TransferOutcome
 from transfer_engine.http import batch_operations as operations
 from transfer_engine.http.batch_bodies import Item, decode_batch, decode_lines
@@ -79,32 +78,19 @@ async def transfer_items(engine: Engine, items: Sequence[Item], caller: Caller) 
 
     Cancellation gives up waiting, and stops none of them.
     """
-    answers: list[Answer | Exception] = [_NOT_YET] * len(items)
-    left = len(items)
-    all_answered = trio.Event()
-
-    def keep(index: int, answer: Answer | Exception) -> None:
-        nonlocal left
-        answers[index] = answer
-        left -= 1
-        if not left:
-            all_answered.set()
-
-    for index, item in enumerate(items):
+    begin: list[Callable[[OnAnswer], None]] = []
+    for item in items:
         try:
             if isinstance(item, Rejected):
                 raise item
-            order = order_of(item, caller)
+            begin.append(partial(engine.submit, order_of(item, caller)))
         except Rejected as rejected:
-            keep(index, rejected)
-        else:
-            engine.submit(order, partial(keep, index))
-    if items:
-        await all_answered.wait()
-    return answers
+            begin.append(partial(_reject, rejected))
+    return await gather_answers(begin)
 
 
-_NOT_YET: Final = Exception("not answered yet")
+def _reject(rejected: Rejected, on_answer: OnAnswer) -> None:
+    on_answer(rejected)
 
 
 def _result(index: int, item: Item, answer: Answer | Exception) -> BatchOutcome | BatchProblem:
