@@ -158,6 +158,81 @@ class Sweep(msgspec.Struct, frozen=True):
     rate's."""
 
 
+class Recovery(msgspec.Struct, frozen=True):
+    """A server that was started on books which a killed engine had left with unfinished transfers.
+
+    All times count from the start of its process, in seconds.
+    """
+
+    name: str
+    """Ledger + records."""
+    unfinished: int
+    """Transfers whose intents were durable, and whose ends were not: counted in the books before the start."""
+    moved: int
+    """Of them, those that the ledger had carried out: only their rows were missing."""
+    answering_s: float
+    """Until anything at all was answered, though it be that the engine is starting."""
+    ready_s: float
+    """Until `/ready` said so."""
+    first_transfer_s: float
+    """Until a transfer of somebody else, asked for again and again from the first moment on, was committed."""
+    settled_s: float
+    """Until nothing was unfinished."""
+    asked: dict[str, int]
+    """What those other transfers were answered, see ``sending``."""
+    cpu_us: float
+    """The server's CPU for each unfinished transfer, its own start included (µs)."""
+    servers_us: float
+    """CPU of ledger and record servers for each."""
+    rss_mib: float
+    """The most that the server had resident."""
+    lag_ms: Percentiles
+    """How long `/health` took, asked every 20 ms from the first answer until all was settled: the loop's lag, as
+    clients meet it."""
+    open_over_time: tuple[tuple[float, int], ...]
+    """When how many transfers were unfinished."""
+    books: Books
+
+    @property
+    def rate(self) -> float:
+        """Unfinished transfers settled in a second, from the start of the process on."""
+        return self.unfinished / self.settled_s
+
+
+class GrowthStep(msgspec.Struct, frozen=True):
+    """The same short load on books of one size, and on small ones in the same minute: noise meets both alike."""
+
+    transfers: int
+    """In the books when the step began."""
+    users: int
+    """Whose money the load moved, at random."""
+    cpu_us: float
+    """CPU for each transfer, of the engine's process (the load included) and of the servers (µs)."""
+    small_us: float
+    """The same on the small books."""
+    rate: float
+    """Transfers a second; what the machine does beside counts as well."""
+    small_rate: float
+    rss_mib: float
+    """Of the engine's process, both books' caches included."""
+    files_mib: float
+    """Of the data directory, where the books are in files."""
+
+    @property
+    def ratio(self) -> float:
+        """The cost on these books ÷ that on the small ones: flat is 1."""
+        return self.cpu_us / self.small_us
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """What a transfer costs while the books grow."""
+
+    name: str
+    """Ledger + records."""
+    steps: tuple[GrowthStep, ...]
+    books: Books
+
+
 class Report(msgspec.Struct, frozen=True):
     """All that one command measured."""
 
@@ -169,5 +244,7 @@ class Report(msgspec.Struct, frozen=True):
     sweeps: tuple[Sweep, ...] = ()
     baselines: tuple[Result, ...] = ()
     """Others under the same load: their plan's name says which."""
+    recoveries: tuple[Recovery, ...] = ()
+    growths: tuple[Growth, ...] = ()
     notes: tuple[str, ...] = ()
     format: int = FORMAT
