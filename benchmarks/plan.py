@@ -14,8 +14,13 @@ RecordsName = Literal["sqlite", "cassandra"]
 ASSET_ID: Final = 1
 AMOUNT: Final = 1_000_000
 """0.01 USDT, in minor units: the least that the default settings let through."""
-FUNDS: Final = 10**15
+FUNDS: Final = 10**14
 """What each user has in each account at first: more than any run moves."""
+REFUSED_AMOUNT: Final = 10**15
+"""More than a user ever has, and the most that the default settings let through: the ledger refuses it."""
+SLOW_CORE: Final = "slow_core"
+"""The simulated core that a share of the traffic touches; a target has it where ``Traffic.slow`` is above 0."""
+SLOW_CORE_CODE: Final = 900
 
 
 class Backends(msgspec.Struct, frozen=True, omit_defaults=False):

@@ -48,6 +48,11 @@ class Caller(Protocol):
 class Sender(Protocol):
     """A target that is up and funded."""
 
+    @property
+    def callers_most(self) -> int | None:
+        """How many callers there may be at a time (one for each connection of HTTP); None: as many as one likes."""
+        ...
+
     def caller(self, index: int) -> AbstractAsyncContextManager[Caller]:
         """Open the ``index``-th caller (0 on); leaving it ends what is its alone.
 
