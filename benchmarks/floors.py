@@ -1,8 +1,10 @@
-"""Floors: what the ledger client, the record store and both together do with no engine on top.
+"""Floors: what the same machine does with less, in the same run, so that a run can be read as ratios to them.
 
-They are given ready-made events, blobs and rows of the engine's own shapes, through the engine's own clients. What they
-leave in the books is no transfer of any engine: a floor is measured after the books were checked, and on a cluster that
-serves nothing else.
+Of an engine: its ledger client, its record store and both in a transfer's order, on backends of the run's own kind;
+bare SQLite where the ledger is embedded; one message to an actor and its answer. Of a door: see ``door_floors``.
+
+Backends are given ready-made events, blobs and rows through the engine's own clients. What that leaves in the books is
+no transfer of any engine: floors are measured after the books were checked, and on a cluster that serves nothing else.
 """
 
 import sqlite3
@@ -12,148 +14,103 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
-from uuid import UUID
 
 import msgspec
 import trio
 from tigerbeetle import CreateTransferStatus, Transfer
 
 from transfer_engine.benchmarks.asking import until_answered
+from transfer_engine.benchmarks.door_floors import http_floor, websocket_floor
+from transfer_engine.benchmarks.hop_floors import actor_hop, channel_round_trip
 from transfer_engine.benchmarks.measures import Meter, Usage
+from transfer_engine.benchmarks.plan import Target
+from transfer_engine.benchmarks.result import Floor
+from transfer_engine.benchmarks.supply import ASSET_ID, Group, Supply
+from transfer_engine.engine import Settings
+from transfer_engine.engine.backends import open_backends
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
-from transfer_engine.engine.legs import LedgerBody, account_id, new_account
-from transfer_engine.engine.records.protocol import BUCKET_MS, JournalBlob, RecordStore
-from transfer_engine.engine.settings import DEFAULT_SERVICES, EXTERNAL_CODE
-from transfer_engine.schema.ids import NODE_MAX, POSTS, SnowflakeGenerator, issued_req_id
-from transfer_engine.schema.transfers import Intent, TransferRecord, TransferState, body_fingerprint, encode_intents
+from transfer_engine.engine.legs import account_id, new_account
+from transfer_engine.engine.records.protocol import RecordStore
+from transfer_engine.engine.settings import EXTERNAL_CODE
 
 GROUP: Final = 500
-"""Transfers in one write of the record store and, for the pair, in one batch of the ledger."""
-INTENTS_IN_BLOB: Final = 100
-_USERS: Final = range(1 << 40, (1 << 40) + 1_000)
-"""Beyond the users of any load."""
-_ASSET_ID: Final = 1
-_FUNDS: Final = 10**15
-_AHEAD_MS: Final = 3_600_000
-_FUNDING: Final = DEFAULT_SERVICES[0]
-_TRADING: Final = DEFAULT_SERVICES[1]
+"""Transfers in one write of the record store and, for the pair, in one batch of the ledger, where no run says what
+its flushes were."""
+EVENTS_A_TRANSFER: Final = 2
+"""A hold and a post."""
 
 
-class Floor(msgspec.Struct, frozen=True):
-    """What a floor did: so many things in so much time."""
+class Sizes(msgspec.Struct, frozen=True):
+    """How much each floor does: by default a second or two on a small machine."""
 
-    count: int
-    usage: Usage
-
-    @property
-    def rate(self) -> float:
-        """Things a second."""
-        return self.count / self.usage.seconds
-
-    @property
-    def cpu_us(self) -> float:
-        """This process's CPU for each, in µs."""
-        return self.usage.cpu_us(self.count)
+    ledger_transfers: int = 40_000
+    records_transfers: int = 20_000
+    sqlite_events: int = 100_000
+    hops: int = 200_000
+    door_seconds: float = 2.0
 
 
-class Supply:
-    """Makes transfers of users of its own: their ledger events, intents and rows. Identifiers are of the last node."""
+async def floors_for(
+    target: Target,
+    *,
+    settings: Settings | None = None,
+    in_flight: int = 2_000,
+    flush_transfers: float = GROUP,
+    sizes: Sizes | None = None,
+) -> tuple[Floor, ...]:
+    """Measure the floors that belong to a target, one after the other.
 
-    def __init__(self) -> None:
-        self._identifiers = SnowflakeGenerator(node=NODE_MAX, clock_ms=_now_ms, after_ms=_now_ms())
-        self._identifiers.raise_ceiling(_now_ms() + _AHEAD_MS)
-        self._made = 0
-        self._blobs = time.time_ns()
-        self.accounts = [
-            account_id(user_id, _ASSET_ID, code) for user_id in _USERS for code in (_FUNDING.code, _TRADING.code)
-        ]
+    Call it when the run's books are checked and its own load is over; a door's floor is a process of its own. A server
+    that runs already (``target.url``) has the floors of its door.
 
-    def funding(self) -> list[Transfer]:
-        """Return the events that give every user enough."""
-        return [
-            Transfer(
-                id=self._req_id() | 1,
-                debit_account_id=account_id(0, _ASSET_ID, EXTERNAL_CODE),
-                credit_account_id=account_id(user_id, _ASSET_ID, _FUNDING.code),
-                amount=_FUNDS,
-                ledger=_ASSET_ID,
-                code=1,
-            )
-            for user_id in _USERS
-        ]
+    Args:
+        target: what they are floors of.
+        settings: of the engine in process, as the run resolved them (its cluster, its keyspace). SQLite's files are
+            written in a folder of the floors' own. Without settings: the embedded default.
+        in_flight: of the run's load, in transfers.
+        flush_transfers: transfers in one of the run's flushes, on average.
+        sizes: how much each does.
 
-    def group(self, transfers: int) -> "Group":
-        """Return so many transfers, ready to be written."""
-        intents, records, events = [], [], []
-        for _ in range(transfers):
-            record, intent = self._one()
-            body = LedgerBody(
-                req_id=record.req_id.int,
-                debit_account_id=account_id(record.user_id, _ASSET_ID, _FUNDING.code),
-                credit_account_id=account_id(record.user_id, _ASSET_ID, _TRADING.code),
-                asset_id=_ASSET_ID,
-                amount=1,
-                fingerprint=record.fingerprint,
-            )
-            records.append(record)
-            intents.append(intent)
-            events += [body.hold(), body.post(POSTS[0])]
-        blobs = []
-        for start in range(0, transfers, INTENTS_IN_BLOB):
-            self._blobs += 1
-            body_bytes = encode_intents(intents[start : start + INTENTS_IN_BLOB])
-            bucket = self._identifiers.logical_ms // BUCKET_MS
-            blobs.append(JournalBlob(shard=NODE_MAX, bucket=bucket, sequence=self._blobs, body=body_bytes))
-        return Group(events=events, blobs=blobs, records=records)
-
-    def groups(self, transfers: int, size: int) -> "list[Group]":
-        """Return so many transfers in groups of one size."""
-        return [self.group(size) for _ in range(max(transfers // size, 1))]
-
-    def _req_id(self) -> int:
-        return issued_req_id(self._identifiers.issue())
-
-    def _one(self) -> tuple[TransferRecord, Intent]:
-        user_id = _USERS[self._made % len(_USERS)]
-        self._made += 1
-        now_ms = _now_ms()
-        req_id = self._req_id()
-        intent = Intent(
-            req_id=req_id.to_bytes(16),
-            source=_FUNDING.name,
-            target=_TRADING.name,
-            user_id=user_id,
-            target_user_id=user_id,
-            asset_id=_ASSET_ID,
-            amount=1,
-            accepted_at=now_ms,
-            fingerprint=0,
-        )
-        mark = body_fingerprint(intent)
-        record = TransferRecord(
-            req_id=UUID(int=req_id),
-            source=_FUNDING.name,
-            target=_TRADING.name,
-            user_id=user_id,
-            target_user_id=user_id,
-            asset_id=_ASSET_ID,
-            amount=1,
-            state=TransferState.COMMITTED,
-            created_at=now_ms,
-            updated_at=now_ms,
-            error="",
-            retry_count=0,
-            fingerprint=mark,
-        )
-        return record, msgspec.structs.replace(intent, fingerprint=mark)
+    Raises:
+        RuntimeError: a backend refused what a floor asked, or a door's floor did not start.
+        whatever :func:`transfer_engine.engine.backends.open_backends` raises.
+    """
+    sizes = sizes or Sizes()
+    if target.kind == "http":
+        return (await http_floor(target, seconds=sizes.door_seconds),)
+    if target.kind == "websocket":
+        return (await websocket_floor(target, in_flight=in_flight, seconds=sizes.door_seconds),)
+    return await engine_floors(
+        settings or Settings(), in_flight=in_flight, flush_transfers=flush_transfers, sizes=sizes
+    )
 
 
-class Group(msgspec.Struct, frozen=True):
-    """Some transfers as they are written: two events, a place in a blob and a row each."""
-
-    events: list[Transfer]
-    blobs: list[JournalBlob]
-    records: list[TransferRecord]
+async def engine_floors(
+    settings: Settings, *, in_flight: int, flush_transfers: float = GROUP, sizes: Sizes | None = None
+) -> tuple[Floor, ...]:
+    """Measure what is below an engine with these settings; see :func:`floors_for`."""
+    sizes = sizes or Sizes()
+    group = min(max(round(flush_transfers), 1), BATCH_EVENTS_MAX // EVENTS_A_TRANSFER)
+    group = min(group, sizes.ledger_transfers, sizes.records_transfers)
+    ledger_lanes = settings.tigerbeetle.flushes_most if settings.ledger == "tigerbeetle" else 1
+    records_lanes = settings.cassandra.flushes_most if settings.records == "cassandra" else 1
+    floors = []
+    with tempfile.TemporaryDirectory(prefix="benchmark-floors-") as folder:
+        apart = settings.model_copy(update={"data_dir": Path(folder) / "backends"})
+        async with open_backends(apart) as (_, ledger, records):
+            supply = Supply()
+            await open_floor_accounts(ledger, supply)
+            full = min(BATCH_EVENTS_MAX // EVENTS_A_TRANSFER, sizes.ledger_transfers)
+            floors.append(await ledger_floor(ledger, supply, sizes.ledger_transfers, full, ledger_lanes))
+            floors.append(await ledger_floor(ledger, supply, sizes.ledger_transfers, group, ledger_lanes))
+            floors.append(await records_floor(records, supply, sizes.records_transfers, group, records_lanes))
+            lanes = max(in_flight // group, 1)
+            floors.append(await pair_floor(ledger, records, supply, sizes.records_transfers, group, lanes))
+    if settings.ledger == "embedded":
+        floors.append(await trio.to_thread.run_sync(sqlite_floor, sizes.sqlite_events))
+    floors.append(await actor_hop(sizes.hops, in_flight))
+    floors.append(await channel_round_trip(sizes.hops, in_flight))
+    return tuple(floors)
 
 
 async def open_floor_accounts(ledger: Ledger, supply: Supply) -> None:
@@ -162,45 +119,80 @@ async def open_floor_accounts(ledger: Ledger, supply: Supply) -> None:
     Raises:
         RuntimeError: the ledger refused some of it.
     """
-    accounts = [account_id(0, _ASSET_ID, EXTERNAL_CODE), *supply.accounts]
+    accounts = [account_id(0, ASSET_ID, EXTERNAL_CODE), *supply.accounts]
     await ledger.create_accounts([new_account(number) for number in accounts])
     await _apply(ledger, supply.funding())
 
 
-async def ledger_floor(ledger: Ledger, supply: Supply, *, transfers: int, batch: int, in_flight: int) -> Floor:
-    """Apply hold + post pairs in batches of at most ``batch`` events; counts events."""
-    groups = supply.groups(transfers, min(batch, BATCH_EVENTS_MAX) // 2)
+async def ledger_floor(ledger: Ledger, supply: Supply, transfers: int, group: int, in_flight: int) -> Floor:
+    """Apply hold + post pairs, so many transfers in a batch; counts events."""
+    groups = supply.groups(transfers, group)
 
-    async def write(group: Group) -> None:
-        await _apply(ledger, group.events)
+    async def write(one: Group) -> None:
+        await _apply(ledger, one.events)
 
     usage = await _write_all(groups, write, in_flight)
-    return Floor(count=sum(len(group.events) for group in groups), usage=usage)
+    count = sum(len(one.events) for one in groups)
+    name = f"ledger client, batches of {EVENTS_A_TRANSFER * group:,}"
+    return _floor(name, "events", count, usage, things_a_transfer=EVENTS_A_TRANSFER)
 
 
-async def records_floor(records: RecordStore, supply: Supply, *, transfers: int, in_flight: int) -> Floor:
+async def records_floor(records: RecordStore, supply: Supply, transfers: int, group: int, in_flight: int) -> Floor:
     """Write a group's intents and rows, each as one write; counts rows."""
-    groups = supply.groups(transfers, GROUP)
+    groups = supply.groups(transfers, group)
 
-    async def write(group: Group) -> None:
-        await until_answered(partial(records.write, group.blobs, []))
-        await until_answered(partial(records.write, [], group.records))
+    async def write(one: Group) -> None:
+        await until_answered(partial(records.write, one.blobs, []))
+        await until_answered(partial(records.write, [], one.records))
 
     usage = await _write_all(groups, write, in_flight)
-    return Floor(count=sum(len(group.records) for group in groups), usage=usage)
+    return _floor(f"record store with intents, groups of {group:,}", "rows", _transfers(groups), usage)
 
 
-async def pair_floor(ledger: Ledger, records: RecordStore, supply: Supply, *, transfers: int, in_flight: int) -> Floor:
+async def pair_floor(
+    ledger: Ledger, records: RecordStore, supply: Supply, transfers: int, group: int, in_flight: int
+) -> Floor:
     """Do all that is written of a transfer, in its order (intent, ledger, row), in groups; counts transfers."""
-    groups = supply.groups(transfers, GROUP)
+    groups = supply.groups(transfers, group)
 
-    async def write(group: Group) -> None:
-        await until_answered(partial(records.write, group.blobs, []))
-        await _apply(ledger, group.events)
-        await until_answered(partial(records.write, [], group.records))
+    async def write(one: Group) -> None:
+        await until_answered(partial(records.write, one.blobs, []))
+        await _apply(ledger, one.events)
+        await until_answered(partial(records.write, [], one.records))
 
     usage = await _write_all(groups, write, in_flight)
-    return Floor(count=sum(len(group.records) for group in groups), usage=usage)
+    return _floor(f"both in order, groups of {group:,}", "transfers", _transfers(groups), usage)
+
+
+def sqlite_floor(events: int, group: int = 1_000) -> Floor:
+    """Do a ledger's three statements an event on bare SQLite: WAL, full sync, in groups; counts events."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-floors-") as folder:
+        connection = sqlite3.connect(Path(folder) / "floor.db", isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(
+            "CREATE TABLE transfers(id BLOB PRIMARY KEY, debit INT, credit INT, amount INT) WITHOUT ROWID"
+        )
+        connection.execute("CREATE TABLE accounts(id INTEGER PRIMARY KEY, debits INT, credits INT)")
+        connection.executemany("INSERT INTO accounts VALUES (?, 0, 0)", [(number,) for number in range(2_000)])
+        began, cpu_s = time.perf_counter(), time.thread_time()
+        for start in range(0, events, group):
+            connection.execute("BEGIN IMMEDIATE")
+            for number in range(start, min(start + group, events)):
+                debit, credit = number % 1_000, 1_000 + number % 1_000
+                connection.execute("INSERT INTO transfers VALUES (?, ?, ?, 1)", (number.to_bytes(16), debit, credit))
+                connection.execute("UPDATE accounts SET debits = debits + 1 WHERE id = ?", (debit,))
+                connection.execute("UPDATE accounts SET credits = credits + 1 WHERE id = ?", (credit,))
+            connection.execute("COMMIT")
+        seconds, cpu_s = time.perf_counter() - began, time.thread_time() - cpu_s
+        connection.close()
+    return Floor(
+        name=f"bare SQLite, groups of {group:,}",
+        rate=events / seconds,
+        unit="events",
+        cpu_us=cpu_s / events * 1e6,
+        things_a_transfer=EVENTS_A_TRANSFER,
+    )
 
 
 async def _write_all(groups: Sequence[Group], write: Callable[[Group], Awaitable[None]], in_flight: int) -> Usage:
@@ -212,7 +204,7 @@ async def _write_all(groups: Sequence[Group], write: Callable[[Group], Awaitable
 
     meter = Meter()
     async with trio.open_nursery() as nursery:
-        for _ in range(in_flight):
+        for _ in range(min(in_flight, len(groups))):
             nursery.start_soon(writer)
     return meter.read()
 
@@ -224,30 +216,15 @@ async def _apply(ledger: Ledger, events: Sequence[Transfer]) -> None:
         raise RuntimeError(f"the ledger refused events of a floor: {', '.join(sorted(refused))}")
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _transfers(groups: Sequence[Group]) -> int:
+    return sum(len(one.records) for one in groups)
 
 
-def sqlite_floor(events: int = 40_000, group: int = 1_000) -> float:
-    """Return how many ledger events a second bare SQLite does: three statements each, WAL, full sync, in groups."""
-    with tempfile.TemporaryDirectory() as folder:
-        connection = sqlite3.connect(Path(folder) / "floor.db", isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(
-            "CREATE TABLE transfers(id BLOB PRIMARY KEY, debit INT, credit INT, amount INT) WITHOUT ROWID"
-        )
-        connection.execute("CREATE TABLE accounts(id INTEGER PRIMARY KEY, debits INT, credits INT)")
-        connection.executemany("INSERT INTO accounts VALUES (?, 0, 0)", [(number,) for number in range(2_000)])
-        began = time.perf_counter()
-        for start in range(0, events, group):
-            connection.execute("BEGIN IMMEDIATE")
-            for number in range(start, start + group):
-                debit, credit = number % 1_000, 1_000 + number % 1_000
-                connection.execute("INSERT INTO transfers VALUES (?, ?, ?, 1)", (number.to_bytes(16), debit, credit))
-                connection.execute("UPDATE accounts SET debits = debits + 1 WHERE id = ?", (debit,))
-                connection.execute("UPDATE accounts SET credits = credits + 1 WHERE id = ?", (credit,))
-            connection.execute("COMMIT")
-        seconds = time.perf_counter() - began
-        connection.close()
-    return events / seconds
+def _floor(name: str, unit: str, count: int, usage: Usage, *, things_a_transfer: float = 1.0) -> Floor:
+    return Floor(
+        name=name,
+        rate=count / usage.seconds,
+        unit=unit,
+        cpu_us=usage.cpu_us(count),
+        things_a_transfer=things_a_transfer,
+    )

@@ -1,30 +1,20 @@
 """The engine in process: many users, one hot user, an open loop; then its books; then the floors, all in one run."""
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from transfer_engine.benchmarks.asking import until_answered
 from transfer_engine.benchmarks.books import Holdings, are_empty, holdings, moved_wrongly, rows_wrong
-from transfer_engine.benchmarks.floors import (
-    GROUP,
-    Floor,
-    Supply,
-    ledger_floor,
-    open_floor_accounts,
-    pair_floor,
-    records_floor,
-    sqlite_floor,
-)
+from transfer_engine.benchmarks.floors import engine_floors
 from transfer_engine.benchmarks.loops import Arrivals, Load, Loop, closed_loop, fund, open_loop
+from transfer_engine.benchmarks.result import Floor
 from transfer_engine.benchmarks.targets import Target
-from transfer_engine.engine import Engine, Settings
+from transfer_engine.engine import Engine
 from transfer_engine.engine.assembly import engine_on
 from transfer_engine.engine.backends import open_backends
-from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
+from transfer_engine.engine.ledger.protocol import Ledger
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.services.registry import ServiceRegistry
 
@@ -50,19 +40,6 @@ class Plan(msgspec.Struct, frozen=True):
     arrivals: Arrivals = "poisson"
 
 
-class Floors(msgspec.Struct, frozen=True):
-    """What the backends do without an engine. Events a second of the ledger, rows of the records, transfers of both."""
-
-    ledger_full: Floor
-    """In batches as large as a request takes."""
-    ledger_group: Floor
-    """In batches of as many transfers as one group."""
-    records: Floor
-    pair: Floor
-    sqlite: float | None
-    """Events a second of bare SQLite, where the ledger is embedded."""
-
-
 class BooksCheck(msgspec.Struct, frozen=True):
     """What was found wrong with the books, and how it was looked for."""
 
@@ -77,7 +54,7 @@ class Run(msgspec.Struct, frozen=True):
     """The closed loop of many users: what all else is compared with."""
     hot: Loop | None
     books: BooksCheck
-    floors: Floors | None
+    floors: tuple[Floor, ...]
 
 
 async def run_in_process(plan: Plan, target: Target, tell: Callable[[Loop], None]) -> Run:
@@ -99,14 +76,7 @@ async def run_in_process(plan: Plan, target: Target, tell: Callable[[Loop], None
             check = await _check(
                 engine, registry, ledger, records, before=before, loads=loads, users=everyone, is_audited=is_audited
             )
-        floors = None
-        if plan.floors and settings.ledger == "tigerbeetle" and settings.records == "cassandra":
-            floors = await _floors(settings, ledger, records, plan.in_flight)
-    if plan.floors and floors is None:
-        with tempfile.TemporaryDirectory(prefix="benchmark-floors-") as folder:
-            apart = settings.model_copy(update={"data_dir": Path(folder)})
-            async with open_backends(apart) as (_, ledger, records):
-                floors = await _floors(apart, ledger, records, plan.in_flight)
+    floors = await engine_floors(settings, in_flight=plan.in_flight) if plan.floors else ()
     return Run(many=many, hot=hot, books=check, floors=floors)
 
 
@@ -186,17 +156,3 @@ async def _check(
         how=f"audit (I1, I2, I3, I7) of {report.ledger_transfers:,} ledger transfers and {report.records:,} rows",
         wrong=wrong,
     )
-
-
-async def _floors(settings: Settings, ledger: Ledger, records: RecordStore, in_flight: int) -> Floors:
-    """Measure the floors with as much in flight as the engine has."""
-    supply = Supply()
-    await open_floor_accounts(ledger, supply)
-    ledger_lanes = settings.tigerbeetle.flushes_most if settings.ledger == "tigerbeetle" else 1
-    records_lanes = settings.cassandra.flushes_most if settings.records == "cassandra" else 1
-    full = await ledger_floor(ledger, supply, transfers=40_000, batch=BATCH_EVENTS_MAX, in_flight=ledger_lanes)
-    group = await ledger_floor(ledger, supply, transfers=40_000, batch=2 * GROUP, in_flight=ledger_lanes)
-    rows = await records_floor(records, supply, transfers=20_000, in_flight=records_lanes)
-    pair = await pair_floor(ledger, records, supply, transfers=20_000, in_flight=max(in_flight // GROUP, 1))
-    sqlite = sqlite_floor() if settings.ledger == "embedded" else None
-    return Floors(ledger_full=full, ledger_group=group, records=rows, pair=pair, sqlite=sqlite)

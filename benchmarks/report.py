@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 
 from transfer_engine.actors import GroupCommitStatistics
-from transfer_engine.benchmarks.floors import GROUP
-from transfer_engine.benchmarks.in_process import BooksCheck, Floors, Run
+from transfer_engine.benchmarks.in_process import BooksCheck, Run
 from transfer_engine.benchmarks.loops import Loop
+from transfer_engine.benchmarks.result import Floor
 from transfer_engine.engine import EngineStatistics
 
 
@@ -20,8 +20,7 @@ def run_lines(run: Run) -> Iterator[str]:
     """Yield what is told after the loops: the floors, and whether the books hold."""
     if run.hot is not None:
         yield f"{run.hot.name} / {run.many.name}: {run.hot.rate / run.many.rate:.2f} of the rate"
-    if run.floors is not None:
-        yield from _floor_lines(run.floors, run.many)
+    yield from _floor_lines(run.floors, run.many)
     yield _books_line(run.books)
 
 
@@ -61,25 +60,12 @@ def _commits(statistics: EngineStatistics) -> list[GroupCommitStatistics]:
     return [part for part in parts if isinstance(part, GroupCommitStatistics)]
 
 
-def _floor_lines(floors: Floors, many: Loop) -> Iterator[str]:
-    events_a_second = 2 * many.rate
-    for name, floor in (("full batches", floors.ledger_full), (f"batches of {2 * GROUP:,}", floors.ledger_group)):
+def _floor_lines(floors: tuple[Floor, ...], many: Loop) -> Iterator[str]:
+    for floor in floors:
+        share = many.rate * floor.things_a_transfer / floor.rate
         yield (
-            f"floor, ledger client, {name}: {floor.rate:,.0f} events/s  {floor.cpu_us:.1f} µs CPU an event; "
-            f"the engine's events: {events_a_second / floor.rate:.2f} of that"
-        )
-    yield (
-        f"floor, record store, groups of {GROUP}: {floors.records.rate:,.0f} rows/s with their intents  "
-        f"{floors.records.cpu_us:.1f} µs CPU a row; the engine's rows: {many.rate / floors.records.rate:.2f} of that"
-    )
-    yield (
-        f"floor, both in order, no engine: {floors.pair.rate:,.0f} transfers/s  {floors.pair.cpu_us:.1f} µs CPU each; "
-        f"the engine: {many.rate / floors.pair.rate:.2f} of that"
-    )
-    if floors.sqlite is not None:
-        yield (
-            f"floor, bare SQLite, groups of 1,000: {floors.sqlite:,.0f} events/s; "
-            f"the engine's events: {events_a_second / floors.sqlite:.2f} of that"
+            f"floor, {floor.name}: {floor.rate:,.0f} {floor.unit}/s  {floor.cpu_us:.1f} µs CPU each; "
+            f"the engine: {share:.2f} of that"
         )
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from support.memory_records import MemoryRecords
 from transfer_engine.benchmarks.books import Holdings, moved_wrongly, rows_wrong
-from transfer_engine.benchmarks.floors import Supply
 from transfer_engine.benchmarks.loops import AMOUNT
+from transfer_engine.benchmarks.supply import Supply
 
 BEFORE = Holdings(funding=100 * AMOUNT, trading=50, pending=0)
 LEFT = 90 * AMOUNT

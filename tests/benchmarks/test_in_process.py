@@ -19,7 +19,7 @@ def test_a_run_tells_rates_latencies_cpu_and_books() -> None:
     assert len(re.findall(r"transfers/s.* µs CPU each .*p50 .*p90 .*p99 .*p99.9 .*max ", result.output)) == 3
     assert result.output.count("    60 committed\n") == 3
     assert "late starts" in result.output
-    assert len(re.findall("^floor, ", result.output, re.MULTILINE)) == 5
+    assert len(re.findall("^floor, ", result.output, re.MULTILINE)) == 7
     assert "books hold: audit" in result.output
 
 
