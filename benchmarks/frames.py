@@ -7,6 +7,7 @@ saves the time of putting one on. A client of people must take random keys (RFC 
 import base64
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Final
 
@@ -28,8 +29,9 @@ class Refused(Exception):
 class Socket:
     """One open websocket."""
 
-    def __init__(self, stream: trio.SocketStream, rest: bytes) -> None:
+    def __init__(self, stream: trio.abc.Stream, transport: trio.SocketStream, rest: bytes) -> None:
         self._stream = stream
+        self._transport = transport
         self._rest = rest
 
     async def send(self, messages: bytes) -> None:
@@ -55,7 +57,11 @@ class Socket:
 
     async def aclose(self) -> None:
         """Close the stream, without a farewell."""
-        await self._stream.aclose()
+        await trio.aclose_forcefully(self._stream)
+
+    def cut(self) -> None:
+        """Close the connection now; whoever waits for it gets :exc:`trio.ClosedResourceError`."""
+        self._transport.socket.close()
 
     def _frames(self) -> Iterator[tuple[int, bytes]]:
         """Yield whole frames, and keep the rest."""
@@ -83,22 +89,54 @@ def frame(payload: bytes) -> bytes:
 
 
 async def open_socket(
-    port: int, headers: str = "", *, path: str = PATH, send_buffer_bytes: int | None = None
+    port: int,
+    headers: str = "",
+    *,
+    host: str = "127.0.0.1",
+    path: str = PATH,
+    trusted: ssl.SSLContext | None = None,
+    send_buffer_bytes: int | None = None,
 ) -> Socket:
-    """Open a websocket on loopback; ``headers`` are lines that end with CRLF.
+    """Open a websocket. Cancellation leaves nothing open.
 
-    ``send_buffer_bytes`` bounds what may wait in the system to be sent; by default that grows to megabytes.
+    Args:
+        port: where the server listens.
+        headers: lines that end with CRLF.
+        host: the server's name or address.
+        path: where its websocket is.
+        trusted: speak TLS, and trust these certificates; None speaks in the clear.
+        send_buffer_bytes: what may wait in the system to be sent; by default that grows to megabytes.
 
     Raises:
         Refused: the server did not.
-        OSError: there is none.
+        OSError: there is none, or the connection broke.
     """
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    transport = await trio.open_tcp_stream(host, port)
+    stream: trio.abc.Stream = transport
     if send_buffer_bytes is not None:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+        transport.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    if trusted is not None:
+        stream = trio.SSLStream(transport, trusted, server_hostname=host, https_compatible=True)
+    try:
+        answer = await _shake_hands(stream, f"[{host}]" if ":" in host else host, port, path, headers)
+    except trio.BrokenResourceError as error:
+        transport.socket.close()
+        raise ConnectionAbortedError(f"the connection to {host}:{port} broke: {error.__cause__ or error}") from None
+    except BaseException:
+        transport.socket.close()
+        raise
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 101"):
+        transport.socket.close()
+        raise Refused(answer[:300].decode(errors="replace"))
+    return Socket(stream, transport, rest)
+
+
+async def _shake_hands(stream: trio.abc.Stream, host: str, port: int, path: str, headers: str) -> bytes:
+    """Ask for a websocket; return the answer, and what came behind it."""
     key = base64.b64encode(os.urandom(16)).decode()
     await stream.send_all(
-        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n".encode()
     )
     answer = b""
@@ -107,8 +145,4 @@ async def open_socket(
         if not data:
             break
         answer += data
-    head, _, rest = answer.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 101"):
-        await stream.aclose()
-        raise Refused(answer[:300].decode(errors="replace"))
-    return Socket(stream, rest)
+    return answer

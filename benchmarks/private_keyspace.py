@@ -8,6 +8,8 @@ from typing import Final
 from transfer_engine.engine.records import cassandra_cluster, cassandra_schema
 from transfer_engine.engine.settings import CassandraSettings
 
+PREFIX: Final = "benchmark_"
+"""What the name of a keyspace of a run's own begins with."""
 _DROP_S: Final = 60.0
 
 
@@ -19,7 +21,7 @@ def private_keyspace(settings: CassandraSettings) -> Iterator[str]:
         RecordsUnavailable: the cluster does not answer.
         RecordsMisconfigured: the server refuses us, or a setting is wrong.
     """
-    name = f"benchmark_{time.time_ns()}"
+    name = f"{PREFIX}{time.time_ns()}"
     cassandra_schema.apply(settings.model_copy(update={"keyspace": name}), lambda _: None)
     try:
         yield name
