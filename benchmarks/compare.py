@@ -1,0 +1,194 @@
+"""Two reports side by side: what differs between them, and by how much each figure of each run changed."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from transfer_engine.benchmarks.figures import figure, floor_ratio
+from transfer_engine.benchmarks.result import Machine, Report, Result
+from transfer_engine.benchmarks.thresholds import CHANGE, Threshold
+
+COMPARED: Final[tuple[str, ...]] = (
+    "offered",
+    "achieved",
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "p999_ms",
+    "max_ms",
+    "cpu_us",
+    "servers_us",
+    "rss_mib",
+    "writes",
+    "committed_percent",
+    "late_percent",
+    "dropped",
+)
+"""Figures that a comparison shows; thresholds know the others, too."""
+
+UNLIKE: Final = ("cores", "cpu", "memory_mib", "system")
+"""What makes two machines different ones: their rates can't be compared."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A figure of one run in both reports."""
+
+    name: str
+    before: float | None
+    after: float | None
+
+    @property
+    def percent(self) -> float | None:
+        """The change in per cent of what was; None where there is none to tell."""
+        if self.before is None or self.after is None:
+            return None
+        if self.before == self.after:
+            return 0.0
+        return 100 * (self.after - self.before) / abs(self.before) if self.before else None
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """One run, as it is in both reports."""
+
+    name: str
+    changes: tuple[Change, ...]
+    """Of :data:`COMPARED`, where either report has it, then of the ratios to floors of one name."""
+    plan_differences: tuple[str, ...]
+    before: Result
+    after: Result
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Two reports, compared."""
+
+    warnings: tuple[str, ...]
+    """Why the figures may not be comparable at all."""
+    differences: tuple[str, ...]
+    """Of machine, versions, commit: what is not the same, as ``name: before → after``."""
+    pairs: tuple[Pair, ...]
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+
+
+def compare(before: Report, after: Report) -> Comparison:
+    """Compare two reports, run by run; runs are matched by name, those of sweeps by the sweep and its value."""
+    old, new = _named(before), _named(after)
+    return Comparison(
+        warnings=tuple(_warnings(before, after)),
+        differences=tuple(_differences(_facts(before.machine), _facts(after.machine))),
+        pairs=tuple(_pair(name, old[name], before, new[name], after) for name in old if name in new),
+        only_before=tuple(name for name in old if name not in new),
+        only_after=tuple(name for name in new if name not in old),
+    )
+
+
+def _named(report: Report) -> dict[str, Result]:
+    """Return all runs by names of their own; a second one of a name has its number behind it."""
+    named: dict[str, Result] = {}
+
+    def add(name: str, result: Result) -> None:
+        number, free = 1, name
+        while free in named:
+            number += 1
+            free = f"{name} ({number})"
+        named[free] = result
+
+    for result in (*report.results, *report.baselines):
+        add(result.name, result)
+    for sweep in report.sweeps:
+        for value, result in zip(sweep.values, sweep.results, strict=True):
+            add(f"{sweep.over} {value:g}: {result.name}", result)
+    return named
+
+
+def _pair(name: str, old: Result, before: Report, new: Result, after: Report) -> Pair:
+    changes = [Change(figure_name, figure(old, figure_name), figure(new, figure_name)) for figure_name in COMPARED]
+    if not any(result is old for result in before.baselines):
+        changes += _ratios(old, before, new, after)
+    return Pair(
+        name=name,
+        changes=tuple(change for change in changes if change.before is not None or change.after is not None),
+        plan_differences=tuple(_differences(_flat(old.plan), _flat(new.plan))),
+        before=old,
+        after=new,
+    )
+
+
+def _ratios(old: Result, before: Report, new: Result, after: Report) -> Iterator[Change]:
+    floors = {floor.name: floor for floor in after.floors}
+    for floor in before.floors:
+        if floor.name in floors:
+            yield Change(f"of {floor.name}", floor_ratio(old, floor), floor_ratio(new, floors[floor.name]))
+
+
+def _facts(machine: Machine) -> dict[str, Any]:
+    facts = _flat(machine)
+    # When and how busy differ always: they are said by the tables of each report.
+    return {name: value for name, value in facts.items() if name != "at" and not name.startswith("load_before")}
+
+
+def _flat(struct: msgspec.Struct) -> dict[str, Any]:
+    """Return a struct's fields, those of structs and dicts within it under ``outer inner``."""
+    flat: dict[str, Any] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for part, inner in value.items():
+                add(f"{name} {part}".strip(), inner)
+        else:
+            flat[name] = value
+
+    add("", msgspec.to_builtins(struct))
+    return flat
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    for name in dict.fromkeys((*before, *after)):
+        old, new = before.get(name), after.get(name)
+        if old != new:
+            yield f"{name}: {_said(old)} → {_said(new)}"
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None or value in ("", []) else str(value)
+
+
+def _warnings(before: Report, after: Report) -> Iterator[str]:
+    unlike = [name for name in UNLIKE if getattr(before.machine, name) != getattr(after.machine, name)]
+    if unlike:
+        yield f"the machines differ ({', '.join(unlike)}): read the ratios to floors, not the rates"
+    for which, report in (("first", before), ("second", after)):
+        load = report.machine.load_before[0]
+        if load > report.machine.cores / 2:
+            yield f"the machine was busy before the {which} report (load average {load:.2f})"
+        broken = [name for name, result in _named(report).items() if not result.books.hold]
+        if broken:
+            yield f"the books are broken in the {which} report: {', '.join(broken)}"
+
+
+def crossed_changes(before: Report, after: Report, thresholds: Iterable[Threshold]) -> list[str]:
+    """Return a line for each threshold and run that crossed it; plain figures are the second report's."""
+    pairs = compare(before, after).pairs
+    others = {id(result) for result in after.baselines}
+    lines = []
+    for threshold in thresholds:
+        values = [
+            (pair.name, value)
+            for pair in pairs
+            if threshold.is_about(pair.name) and (threshold.run or id(pair.after) not in others)
+            for value in (_value(threshold.name, pair, before, after),)
+            if value is not None
+        ]
+        lines += [f"{threshold}: {value:,.6g} in {name}" for name, value in values if threshold.is_true_of(value)]
+        if not values:
+            lines.append(f"{threshold}: no run of both reports measured it")
+    return lines
+
+
+def _value(name: str, pair: Pair, before: Report, after: Report) -> float | None:
+    figure_name, bracket, floor = name.partition("[")
+    if not figure_name.endswith(CHANGE):
+        return figure(pair.after, name, after.floors)
+    of = figure_name.removesuffix(CHANGE) + bracket + floor
+    return Change(of, figure(pair.before, of, before.floors), figure(pair.after, of, after.floors)).percent

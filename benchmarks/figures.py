@@ -1,0 +1,116 @@
+"""The figures of a result by the names that thresholds, comparisons and tables share, and how they are written."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from transfer_engine.benchmarks.result import Floor, Result
+from transfer_engine.benchmarks.sending import COMMITTED, FAILED, FAULT, PENDING, REFUSED, REPLAYED
+
+FLOOR_RATIO: Final = "floor_ratio"
+"""The least of a result's ratios to the floors; with a floor's name in brackets its ratio to that one alone."""
+
+
+def counted(result: Result, *beginnings: str) -> int:
+    """Return how many transfers had an outcome that begins so."""
+    return sum(count for outcome, count in result.outcomes.items() if outcome.startswith(beginnings))
+
+
+def sent(result: Result) -> int:
+    """Return how many transfers were sent: those that have an outcome."""
+    return sum(result.outcomes.values())
+
+
+def floor_ratio(result: Result, floor: Floor) -> float | None:
+    """Return how much of a floor's rate a result's transfers amount to; None of a floor that did nothing."""
+    return result.achieved * floor.things_a_transfer / floor.rate if floor.rate > 0 else None
+
+
+def _percent(count: int, of: int) -> float:
+    return 100 * count / of if of else 0.0
+
+
+FIGURES: Final[Mapping[str, Callable[[Result], float | None]]] = {
+    "offered": lambda result: result.offered,
+    "achieved": lambda result: result.achieved,
+    "p50_ms": lambda result: result.latencies.p50_ms,
+    "p90_ms": lambda result: result.latencies.p90_ms,
+    "p99_ms": lambda result: result.latencies.p99_ms,
+    "p999_ms": lambda result: result.latencies.p999_ms,
+    "max_ms": lambda result: result.latencies.max_ms,
+    "mean_ms": lambda result: result.latencies.mean_ms,
+    "cpu_us": lambda result: result.cpu.total_us,
+    "servers_us": lambda result: result.cpu.servers_us,
+    "load_us": lambda result: result.cpu.load_us,
+    "machine_us": lambda result: result.cpu.machine_us,
+    "rss_mib": lambda result: result.rss_mib,
+    "loop_lag_p50_ms": lambda result: None if result.loop_lag_ms is None else result.loop_lag_ms.p50_ms,
+    "loop_lag_p99_ms": lambda result: None if result.loop_lag_ms is None else result.loop_lag_ms.p99_ms,
+    "loop_lag_max_ms": lambda result: None if result.loop_lag_ms is None else result.loop_lag_ms.max_ms,
+    "writes": lambda result: result.writes_a_transfer,
+    "committed": lambda result: counted(result, COMMITTED),
+    "replayed": lambda result: counted(result, REPLAYED),
+    "pending": lambda result: counted(result, PENDING),
+    "failed": lambda result: counted(result, FAILED),
+    "refused": lambda result: counted(result, REFUSED),
+    "faults": lambda result: counted(result, FAULT),
+    "refused_percent": lambda result: _percent(counted(result, REFUSED), sent(result)),
+    "fault_percent": lambda result: _percent(counted(result, FAULT), sent(result)),
+    "committed_percent": lambda result: _percent(counted(result, COMMITTED, REPLAYED), sent(result)),
+    "late": lambda result: result.late,
+    "late_percent": lambda result: _percent(result.late, sent(result)),
+    "dropped": lambda result: result.dropped,
+}
+"""Every figure of a result by its name; None where that run did not measure it."""
+
+
+def figure(result: Result, name: str, floors: Iterable[Floor] = ()) -> float | None:
+    """Return a figure of a result; None where it was not measured.
+
+    Args:
+        result: Whose.
+        name: One of :data:`FIGURES`, :data:`FLOOR_RATIO`, or ``floor_ratio[part of a floor's name]``.
+        floors: Of the same run.
+
+    Raises:
+        KeyError: there is no figure of that name.
+    """
+    if not name.startswith(FLOOR_RATIO):
+        return FIGURES[name](result)
+    part = name.removeprefix(FLOOR_RATIO)
+    if part and not (part.startswith("[") and part.endswith("]")):
+        raise KeyError(name)
+    wanted = part[1:-1].casefold()
+    ratios = [floor_ratio(result, floor) for floor in floors if wanted in floor.name.casefold()]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return min(known) if known else None
+
+
+def whole(value: float) -> str:
+    """Write a rate or a count: a whole number with its thousands apart; one decimal below ten."""
+    return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.1f}"
+
+
+def milliseconds(value: float) -> str:
+    """Write milliseconds in three digits or so."""
+    if value >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def microseconds(value: float) -> str:
+    """Write µs in two or three digits."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def ratio(value: float | None) -> str:
+    """Write a ratio in two digits or so; a dash where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
+
+
+def percent(value: float) -> str:
+    """Write per cent, and whatever is not nothing as more than nothing."""
+    if 0 < abs(value) < 0.1:
+        return "< 0.1%"
+    return f"{value:.0f}%" if abs(value) >= 10 or value == round(value) else f"{value:.1f}%"
