@@ -1,0 +1,1 @@
+"""What one writes without this engine: small transfer endpoints of other designs, for the same load."""
