@@ -1,252 +1,265 @@
-"""Loads of an engine in process: a closed loop, and an open one whose arrivals wait for nobody."""
+"""Loads: a closed loop, whose callers wait for their answers, and an open one, whose moments wait for nobody.
+
+Both begin with a warm-up that counts for nothing, and end when all that they sent is answered. What is measured around
+the part that counts is begun and ended by ``Around``, at the moments that only a loop knows.
+"""
 
 import random
 import time
-from collections import Counter, deque
-from collections.abc import Iterator
-from typing import Final, Literal
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, Protocol
 
-import msgspec
 import trio
 
-from transfer_engine.benchmarks.measures import Latencies, LatencySummary, Meter, Usage, rss_mib
-from transfer_engine.engine import Engine, EngineStatistics, Refused
-from transfer_engine.schema.transfers import TransferStatus
+from transfer_engine.benchmarks.orders import Orders
+from transfer_engine.benchmarks.plan import Arrivals, Closed, Length, Open
+from transfer_engine.benchmarks.recording import LATE_S, Recording
+from transfer_engine.benchmarks.sending import FAULT, REFUSED, Sender
 
-AMOUNT: Final = 1_000_000
-ASSET_ID: Final = 1
-LATE_S: Final = 0.001
-"""A transfer that starts this much behind its intended time has a late start."""
-ROW_OF_EVERY: Final = 10
-"""The row of every tenth committed transfer is read back where the books are not audited as a whole."""
 _REFUSED_PAUSE_S: Final = 0.005
-_FUNDED_AT_A_TIME: Final = 1_000
-_SEED: Final = 1
+"""A caller of a closed loop that was refused waits a little: else nothing but refusals would be measured."""
+_TICK_S: Final = 0.000_5
+"""An open loop wakes no more often than this: half of what counts as late, and a wake costs some 50 µs of CPU."""
 
-Arrivals = Literal["poisson", "even"]
-
-
-class Loop(msgspec.Struct, frozen=True):
-    """What one loop sent and got. ``rate`` is transfers a second from the first one sent to the last one answered."""
-
-    name: str
-    transfers: int
-    rate: float
-    usage: Usage
-    latencies: LatencySummary
-    outcomes: dict[str, int]
-    """Answers by their status, and refusals by their code."""
-    before: EngineStatistics
-    after: EngineStatistics
-    rss_mib: float
-    late_starts: int = 0
-    latest_start_ms: float = 0.0
-    asked_rate: float = 0.0
-    """Of an open loop: arrivals a second."""
-
-    @property
-    def cpu_us(self) -> float:
-        """This process's CPU a transfer, the load itself included, in µs."""
-        return self.usage.cpu_us(self.transfers)
-
-    @property
-    def committed(self) -> int:
-        """How many transfers moved their amount before they were answered."""
-        return self.outcomes.get(TransferStatus.COMMITTED.value, 0)
+clock = time.perf_counter
 
 
-class Load:
-    """Transfers of some users from funding to trading, in turn; counts what becomes of them.
+class Around(Protocol):
+    """What is measured around the part of a load that counts."""
+
+    async def begin(self) -> None:
+        """The warm-up is over; what is sent after this returns counts."""
+        ...
+
+    async def end(self) -> None:
+        """Nothing more is sent."""
+        ...
+
+
+async def run_loop(
+    sender: Sender,
+    orders: Orders,
+    recording: Recording,
+    *,
+    loop: Closed | Open,
+    batch: int,
+    length: Length,
+    around: Around,
+) -> None:
+    """Run a load from its warm-up to its last answer. Cancellation leaves what was sent with whoever has it.
 
     Args:
-        engine: what is loaded.
-        users: whose money moves.
-        keyed: whether each transfer is named by a key of its own.
-    """
-
-    def __init__(self, engine: Engine, users: range, *, keyed: bool = False) -> None:
-        self._engine = engine
-        self._users = users
-        self._keys = f"{time.time_ns()}-" if keyed else ""
-        self._sent = 0
-        self.latencies = Latencies()
-        self.outcomes: Counter[str] = Counter()
-        self.committed: list[int] = []
-        """The `req_id` of every tenth transfer, if it was committed."""
-
-    async def send(self, since: float) -> None:
-        """Send one transfer; its latency counts from ``since`` (of ``time.perf_counter``). A refusal costs a pause."""
-        number = self._sent
-        self._sent += 1
-        try:
-            outcome = await self._engine.transfer(
-                source="funding",
-                target="trading",
-                user_id=self._users[number % len(self._users)],
-                asset_id=ASSET_ID,
-                amount=AMOUNT,
-                idempotency_key=f"{self._keys}{number}" if self._keys else None,
-            )
-        except Refused as refused:
-            self.outcomes[f"refused: {refused.code.value}"] += 1
-            await trio.sleep(_REFUSED_PAUSE_S)
-            return
-        self.latencies.add(time.perf_counter() - since)
-        self.outcomes[outcome.status.value] += 1
-        if number % ROW_OF_EVERY == 0 and outcome.status is TransferStatus.COMMITTED:
-            self.committed.append(outcome.req_id.int)
-
-    async def in_flight(self, most: int, *, transfers: int, seconds: float | None) -> None:
-        """Keep ``most`` transfers under way until so many are sent, or for so many seconds."""
-        left = transfers
-        end = time.perf_counter() + seconds if seconds is not None else None
-
-        async def caller() -> None:
-            nonlocal left
-            while True:
-                began = time.perf_counter()
-                if left <= 0 if end is None else began >= end:
-                    return
-                left -= 1
-                await self.send(began)
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(most):
-                nursery.start_soon(caller)
-
-
-async def fund(engine: Engine, users: range, amount: int) -> None:
-    """Credit every user's funding account, a thousand at a time.
+        sender: takes the orders.
+        orders: what is sent.
+        recording: keeps what becomes of it.
+        loop: closed, or open at a rate.
+        batch: transfers in one call.
+        length: of the warm-up, and of what counts.
+        around: begun and ended with what counts.
 
     Raises:
-        RuntimeError: a credit was not committed.
+        OSError, RuntimeError: the target can't be reached.
     """
-    left = iter(users)
-
-    async def client() -> None:
-        for user_id in left:
-            outcome = await engine.credit(user_id=user_id, account="funding", asset_id=ASSET_ID, amount=amount)
-            if outcome.status is not TransferStatus.COMMITTED:
-                raise RuntimeError(f"user {user_id} could not be funded: {outcome.status.value} {outcome.message}")
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(min(_FUNDED_AT_A_TIME, len(users))):
-            nursery.start_soon(client)
+    if isinstance(loop, Closed):
+        load: _Load = _ClosedLoad(sender, orders, recording, batch, length, around, loop)
+    else:
+        load = _OpenLoad(sender, orders, recording, batch, length, around, loop)
+    await load.run()
 
 
-async def closed_loop(
-    load: Load,
-    engine: Engine,
-    *,
-    name: str,
-    in_flight: int,
-    transfers: int,
-    seconds: float | None = None,
-    servers: tuple[int, ...] = (),
-) -> Loop:
-    """Keep ``in_flight`` transfers under way: as many a second as the engine can do, however long each takes."""
-    before = engine.statistics()
-    meter = Meter(servers)
-    await load.in_flight(in_flight, transfers=transfers, seconds=seconds)
-    return _loop(load, engine, name, before, meter.read())
+class _Load:
+    """What both loops have in common: when it counts, and when it is over."""
+
+    def __init__(
+        self, sender: Sender, orders: Orders, recording: Recording, batch: int, length: Length, around: Around
+    ) -> None:
+        self.sender = sender
+        self.orders = orders
+        self.recording = recording
+        self.batch = batch
+        self.length = length
+        self.around = around
+        self.left = length.transfers
+        """Transfers that are still to be sent, where a number was given and they count already."""
+        self.is_over = False
+        self.all_sent = trio.Event()
+        self.fault: Exception | None = None
+
+    async def run(self) -> None:
+        """Run it; an exception of a caller is raised as it is."""
+        async with trio.open_nursery() as nursery:
+
+            async def guarded(work: Callable[[], Awaitable[None]]) -> None:
+                try:
+                    await work()
+                except Exception as fault:  # noqa: BLE001  not for the nursery to wrap
+                    self.fault = self.fault or fault
+                    nursery.cancel_scope.cancel()
+
+            self.start(nursery, guarded)
+            nursery.start_soon(guarded, self._keep_time)
+        if self.fault is not None:
+            raise self.fault
+        if self.recording.ended is None:  # a number of transfers: what counts ends with the last answer
+            self.recording.end(max(self.recording.last_answer, self.recording.began or 0.0))
+
+    def start(self, nursery: trio.Nursery, guarded: "_Guarded") -> None:
+        """Start what sends."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Send no more."""
+        self.is_over = True
+        self.all_sent.set()
+
+    def take(self) -> int:
+        """Return how many transfers the next call has; 0 ends the load."""
+        if self.left is None or self.recording.began is None:
+            return self.batch
+        count = min(self.batch, self.left)
+        self.left -= count
+        if not self.left:
+            self.stop()
+        return count
+
+    async def _keep_time(self) -> None:
+        await trio.sleep(self.length.warm_up_s)
+        await self.around.begin()
+        self.recording.begin(clock())
+        if self.left is None:
+            with trio.move_on_after(self.length.seconds):
+                await self.all_sent.wait()
+            self.recording.end(clock())
+            self.stop()
+        else:
+            await self.all_sent.wait()
+        await self.around.end()
 
 
-async def open_loop(
-    load: Load,
-    engine: Engine,
-    *,
-    name: str,
-    rate: float,
-    transfers: int,
-    seconds: float | None = None,
-    arrivals: Arrivals = "poisson",
-    callers: int,
-    servers: tuple[int, ...] = (),
-) -> Loop:
-    """Send ``rate`` transfers a second whatever the answers do; each latency counts from the intended moment.
+_Guarded = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
-    Args:
-        load: what is sent.
-        engine: where to.
-        name: of the loop.
-        rate: arrivals a second.
-        transfers: how many.
-        seconds: if given, for how long instead.
-        arrivals: independent of each other (Poisson), or evenly spaced.
-        callers: transfers that may be under way; more wait, and their wait counts.
-        servers: ids of processes whose CPU is measured.
-    """
-    due: deque[float] = deque()
-    idle = trio.lowlevel.ParkingLot()
-    is_over = False
-    late = 0
-    latest_s = 0.0
 
-    async def caller() -> None:
-        nonlocal late, latest_s
-        while True:
-            while not due:
-                if is_over:
-                    return
-                await idle.park()
-            intended = due.popleft()
-            behind_s = time.perf_counter() - intended
-            if behind_s > LATE_S:
-                late += 1
-                latest_s = max(latest_s, behind_s)
-            await load.send(intended)
+class _ClosedLoad(_Load):
+    """So many callers, each of which sends its next call when the last one is answered."""
 
-    before = engine.statistics()
-    count = int(rate * seconds) if seconds is not None else transfers
-    meter = Meter(servers)
-    async with trio.open_nursery() as nursery:
-        for _ in range(callers):
-            nursery.start_soon(caller)
-        await trio.lowlevel.checkpoint()
-        start = time.perf_counter()
-        for intended in _moments(start, rate, count, arrivals):
-            wait_s = intended - time.perf_counter()
+    def __init__(
+        self,
+        sender: Sender,
+        orders: Orders,
+        recording: Recording,
+        batch: int,
+        length: Length,
+        around: Around,
+        loop: Closed,
+    ) -> None:
+        super().__init__(sender, orders, recording, batch, length, around)
+        self._callers = callers_of(sender, loop.in_flight, batch)
+
+    def start(self, nursery: trio.Nursery, guarded: _Guarded) -> None:
+        """Start the callers."""
+        for index in range(self._callers):
+            nursery.start_soon(guarded, lambda index=index: self._call(index))
+
+    async def _call(self, index: int) -> None:
+        take, orders, record = self.take, self.orders.take, self.recording.record
+        async with self.sender.caller(index) as caller:
+            while not self.is_over and (count := take()):
+                sent = clock()
+                outcomes = await caller.send(orders(count))
+                record(outcomes, sent, clock())
+                if outcomes[0].startswith((REFUSED, FAULT)):
+                    await trio.sleep(_REFUSED_PAUSE_S)
+
+
+class _OpenLoad(_Load):
+    """Calls come due at their moments; whoever is idle takes the next one, and its latency counts from its moment."""
+
+    def __init__(
+        self,
+        sender: Sender,
+        orders: Orders,
+        recording: Recording,
+        batch: int,
+        length: Length,
+        around: Around,
+        loop: Open,
+    ) -> None:
+        super().__init__(sender, orders, recording, batch, length, around)
+        self._loop = loop
+        self._callers_most = callers_of(sender, loop.in_flight_most, batch)
+        self._calls_most = max(loop.in_flight_most // batch, 1)
+        self._moments = moments(loop.rate / batch, loop.arrivals)
+        self._due: deque[tuple[float, int]] = deque()
+        self._idle = trio.lowlevel.ParkingLot()
+        self._callers = 0
+        self._under_way = 0
+
+    def start(self, nursery: trio.Nursery, guarded: _Guarded) -> None:
+        """Start what makes calls due; callers are started as they are needed."""
+
+        def add_caller() -> None:
+            index = self._callers
+            self._callers += 1
+            nursery.start_soon(guarded, lambda: self._call(index))
+
+        if self.sender.callers_most is not None:  # connections: made before the first moment
+            for _ in range(self._callers_most):
+                add_caller()
+        nursery.start_soon(guarded, lambda: self._come_due(add_caller))
+
+    def stop(self) -> None:
+        """Send what is due already, and no more."""
+        super().stop()
+        self._idle.unpark_all()
+
+    async def _come_due(self, add_caller: Callable[[], None]) -> None:
+        recording, due = self.recording, self._due
+        start = clock()
+        for since_start in self._moments:
+            moment = start + since_start
+            wait_s = moment - clock()
             if wait_s > 0:
-                await trio.sleep(wait_s)
-            due.append(intended)
-            idle.unpark()
-        is_over = True
-        idle.unpark_all()
-    return _loop(load, engine, name, before, meter.read(), late=late, latest_s=latest_s, rate=rate)
+                await trio.sleep(max(wait_s, _TICK_S))
+            if self.is_over:
+                return
+            count = self.take()
+            if len(due) + self._under_way >= self._calls_most:
+                if recording.counts(moment):
+                    recording.dropped += count
+                continue
+            due.append((moment, count))
+            if self._idle:
+                self._idle.unpark()
+            elif self._callers < self._callers_most:
+                add_caller()
+
+    async def _call(self, index: int) -> None:
+        orders, recording, due = self.orders.take, self.recording, self._due
+        async with self.sender.caller(index) as caller:
+            while True:
+                while not due:
+                    if self.is_over:
+                        return
+                    await self._idle.park()
+                moment, count = due.popleft()
+                self._under_way += 1
+                if clock() - moment > LATE_S and recording.counts(moment):
+                    recording.late += count
+                recording.record(await caller.send(orders(count)), moment, clock())
+                self._under_way -= 1
 
 
-def _moments(start: float, rate: float, count: int, arrivals: Arrivals) -> Iterator[float]:
-    """Yield the intended moments; the same ones in every run."""
-    chance = random.Random(_SEED)
-    moment = start
-    for _ in range(count):
+def callers_of(sender: Sender, in_flight: int, batch: int) -> int:
+    """Return how many callers have so many transfers under way, as far as the sender has room for them."""
+    callers = max(-(-in_flight // batch), 1)
+    return callers if sender.callers_most is None else min(callers, sender.callers_most)
+
+
+def moments(rate: float, arrivals: Arrivals, seed: int = 1) -> Iterator[float]:
+    """Yield the moments of calls, in seconds from the start: independent of each other (Poisson), or evenly spaced."""
+    chance = random.Random(seed)
+    moment = 0.0
+    while True:
         moment += chance.expovariate(rate) if arrivals == "poisson" else 1 / rate
         yield moment
-
-
-def _loop(
-    load: Load,
-    engine: Engine,
-    name: str,
-    before: EngineStatistics,
-    usage: Usage,
-    *,
-    late: int = 0,
-    latest_s: float = 0.0,
-    rate: float = 0.0,
-) -> Loop:
-    sent = load.outcomes.total()
-    return Loop(
-        name=name,
-        transfers=sent,
-        rate=sent / usage.seconds,
-        usage=usage,
-        latencies=load.latencies.summary(),
-        outcomes=dict(load.outcomes),
-        before=before,
-        after=engine.statistics(),
-        rss_mib=rss_mib(),
-        late_starts=late,
-        latest_start_ms=latest_s * 1e3,
-        asked_rate=rate,
-    )

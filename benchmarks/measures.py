@@ -1,4 +1,4 @@
-"""What a run costs and how long its transfers took: CPU by thread, resident memory, latencies."""
+"""What a run costs: CPU by thread and process, resident memory, and how late the loop is."""
 
 import math
 import os
@@ -6,19 +6,25 @@ import resource
 import threading
 import time
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import trio
+
+from transfer_engine.benchmarks.recording import histogram_of, percentiles_of
+from transfer_engine.benchmarks.result import Percentiles
 
 _TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _UTIME: Final = 11
 """Index of a process's or thread's user time in its ``stat``, behind the name in parentheses; system time follows."""
 
+_TIMER_S: Final = 0.010
 TRIO_LOOP: Final = "trio loop"
 NATIVE: Final = "native threads"
 """Threads that Python does not know: those of the TigerBeetle client."""
+_WORKERS: Final = "Trio thread"
 ENDED: Final = "ended threads"
 
 
@@ -33,6 +39,8 @@ class Usage(msgspec.Struct, frozen=True):
     """CPU of everything on this machine."""
     servers_s: float
     """CPU of the servers that the benchmark started."""
+    engine_s: float = 0.0
+    """CPU of the engine's process, where that is another one."""
 
     def cpu_us(self, count: int) -> float:
         """Return this process's CPU for each of ``count`` things, in µs."""
@@ -44,12 +52,15 @@ class Meter:
 
     Args:
         servers: ids of processes that are measured too.
+        engine: the engine's process, where that is another one.
     """
 
-    def __init__(self, servers: tuple[int, ...] = ()) -> None:
+    def __init__(self, servers: tuple[int, ...] = (), engine: int | None = None) -> None:
         self._servers = servers
+        self._engine = engine
         self._machine_s = _machine_s()
         self._servers_s = self._of_servers()
+        self._engine_s = self._of_engine()
         self._threads = _threads_s()
         self._cpu_s = time.process_time()
         self._began = time.perf_counter()
@@ -69,10 +80,37 @@ class Meter:
             threads_s={name: used[name] for name in sorted(used, key=lambda name: -used[name])},
             machine_s=_machine_s() - self._machine_s,
             servers_s=self._of_servers() - self._servers_s,
+            engine_s=self._of_engine() - self._engine_s,
         )
 
     def _of_servers(self) -> float:
         return sum(_stat_s(Path(f"/proc/{pid}/stat")) for pid in self._servers)
+
+    def _of_engine(self) -> float:
+        return 0.0 if self._engine is None else _stat_s(Path(f"/proc/{self._engine}/stat"))
+
+
+class LoopLag:
+    """Measures how late a timer of 10 ms is in this process's loop: what every task of it waits in addition."""
+
+    def __init__(self) -> None:
+        self._lags_us = array("Q")
+
+    async def run(self) -> None:
+        """Measure until it is cancelled."""
+        while True:
+            began = time.perf_counter()
+            await trio.sleep(_TIMER_S)
+            self._lags_us.append(max(int((time.perf_counter() - began - _TIMER_S) * 1e6), 0))
+
+    def clear(self) -> None:
+        """Forget what was measured so far."""
+        self._lags_us = array("Q")
+
+    def percentiles(self) -> Percentiles:
+        """Return how late it was."""
+        lags_us = Counter(self._lags_us)
+        return percentiles_of(histogram_of(lags_us), max(lags_us, default=0) / 1e3)
 
 
 class Latencies:
@@ -108,10 +146,13 @@ class LatencySummary(msgspec.Struct, frozen=True):
         )
 
 
-def rss_mib() -> float:
-    """Return the memory that this process has resident now, in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
-    if pages:
+def rss_mib(pid: int | None = None) -> float:
+    """Return the memory that a process (this one, without ``pid``) has resident now, in MiB; 0 where it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
+    except OSError:
+        pages = 0
+    if pages or pid is not None:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
@@ -138,7 +179,8 @@ def _name(thread: threading.Thread) -> str:
     """Return what a thread is for: its name without what makes it unique."""
     if thread is threading.main_thread():
         return TRIO_LOOP
-    return thread.name.partition(" from ")[0].rstrip(" -_0123456789") or "unnamed"
+    name = thread.name.partition(" from ")[0].rstrip(" -_0123456789")
+    return _WORKERS if name == "None" else name or "unnamed"  # trio takes an idle worker's name away
 
 
 def _machine_s() -> float:

@@ -1,12 +1,16 @@
-"""A target that is up and funded, as a run sees it: who sends, what is counted around the load, and its books at the end."""
+"""A target that is up and funded, as a run sees it: who sends, what is counted around the load, and its books."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
+from transfer_engine.benchmarks.plan import Fault
 from transfer_engine.benchmarks.result import Books
 from transfer_engine.benchmarks.sending import Sender
+
+_JOURNAL: Final = "journal"
+_RECORDER: Final = "recorder"
 
 
 class Commits(msgspec.Struct, frozen=True):
@@ -22,7 +26,7 @@ class Counters(msgspec.Struct, frozen=True):
     commits: Mapping[str, Commits]
     """By the group commit's name."""
     writes: int | None = None
-    """Statements, rows and blobs that the record store was given, where it counts them."""
+    """Rows and blobs that the record store was given."""
 
 
 class Subject(Protocol):
@@ -52,6 +56,14 @@ class Subject(Protocol):
         """Return what the engine has counted; None where it does not say."""
         ...
 
+    async def make(self, fault: Fault) -> None:
+        """Do this to the target now, and undo it after its time; return when it is undone.
+
+        Raises:
+            RuntimeError: this target can't have such a fault.
+        """
+        ...
+
     async def books(self) -> Books:
         """End what serves, and look whether the books hold. Nothing is sent afterwards."""
         ...
@@ -66,4 +78,7 @@ def counters_of(statistics: Mapping[str, object]) -> Counters:
         name, flushes, entries = part.get("name"), part.get("flushes"), part.get("entries_flushed")
         if isinstance(name, str) and isinstance(flushes, int) and isinstance(entries, int):
             commits[name] = Commits(flushes=flushes, entries=entries)
-    return Counters(commits=commits)
+    writes = None
+    if _JOURNAL in commits and _RECORDER in commits:  # a flush of intents is a blob
+        writes = commits[_JOURNAL].flushes + commits[_RECORDER].entries
+    return Counters(commits=commits, writes=writes)

@@ -1,0 +1,26 @@
+"""`transfer-engine bench`: the group of the suite's commands. Each is made in a module of its own, and added here."""
+
+import sys
+
+import click
+
+from transfer_engine.benchmarks.engine_command import engine
+
+
+@click.group(
+    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.pass_context
+def bench(context: click.Context) -> None:
+    """Measure the engine and its doors; without a command, a short look at all of it."""
+    if context.invoked_subcommand is None:
+        context.invoke(engine)
+
+
+for _command in (engine,):
+    bench.add_command(_command)
+
+
+def main() -> None:
+    """Run the command that the process was started with, and exit."""
+    sys.exit(bench.main(prog_name="transfer-engine bench"))
