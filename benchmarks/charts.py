@@ -16,12 +16,14 @@ from pygal.etree import etree
 from pygal.style import Style
 
 from transfer_engine.benchmarks.descriptions import fault_name, sweep_value
-from transfer_engine.benchmarks.figures import microseconds, milliseconds, whole
-from transfer_engine.benchmarks.result import Result, Sweep
+from transfer_engine.benchmarks.figures import milliseconds, whole
+from transfer_engine.benchmarks.result import Growth, Recovery, Result, Sweep
 from transfer_engine.benchmarks.scales import Scale, scale
 
-WIDTH: Final = 720
-HEIGHT: Final = 300
+WIDTH: Final = 540
+"""Of a chart that has another one beside it, in the page's own pixels, so that text is of one size."""
+WIDTH_ALONE: Final = 1_120
+HEIGHT: Final = 260
 LABEL_SIZE: Final = 12
 DOTS_MOST: Final = 150
 """A line of more points has no dots."""
@@ -60,7 +62,7 @@ def percentiles_chart(results: Sequence[Result]) -> Chart | None:
         return None
     nines = math.ceil(max(x for line in lines for x, _ in line.points))
     ticks = [(float(nine), _percentile_name(nine)) for nine in range(nines + 1)]
-    return _drawn("Latency by percentile", "percentile", "ms", lines, ticks)
+    return _drawn("Latency by percentile", "percentile", "ms", lines, ticks, width=WIDTH_ALONE)
 
 
 def _percentile_name(nines: int) -> str:
@@ -155,6 +157,32 @@ def sweep_charts(sweep: Sweep) -> list[Chart]:
     return charts
 
 
+def recovery_chart(recovery: Recovery) -> Chart | None:
+    """Draw how many transfers were unfinished over time; None where that was not looked at twice."""
+    if len(recovery.open_over_time) < 2:
+        return None
+    line = _Line("open", "unfinished", [(at_s, float(count)) for at_s, count in recovery.open_over_time], True)
+    across = scale((at_s for at_s, _ in line.points), may_be_log=False)
+    axis = scale((count for _, count in line.points), may_be_log=False)
+    ready = _Line("back", "ready", [(recovery.ready_s, axis.low), (recovery.ready_s, axis.high)])
+    ticks = [(tick, f"{tick:g} s") for tick in across.ticks]
+    return _drawn("Unfinished", "", "transfers", [ready, line], ticks, axis, width=WIDTH_ALONE)
+
+
+def growth_chart(growth: Growth) -> Chart | None:
+    """Draw what a transfer costs by the size of the books; None of fewer than two sizes."""
+    if len(growth.steps) < 2:
+        return None
+    across = scale(step.transfers for step in growth.steps)
+    lines = [
+        _Line("ideal", "small books", [(across.drawn(step.transfers), step.small_us) for step in growth.steps]),
+        _Line("committed", "these books", [(across.drawn(step.transfers), step.cpu_us) for step in growth.steps], True),
+    ]
+    axis = scale((value for line in lines for _, value in line.points), may_be_log=False)
+    ticks = [(across.drawn(tick), whole(tick)) for tick in across.ticks]
+    return _drawn("CPU of a transfer", "transfers in the books", "µs", lines, ticks, axis, width=WIDTH_ALONE)
+
+
 def stages_chart(result: Result) -> Chart | None:
     """Draw where the CPU of one transfer goes, by stage; by thread where no stages were told apart."""
     parts = result.cpu.stages_us or result.cpu.threads_us
@@ -167,10 +195,10 @@ def stages_chart(result: Result) -> Chart | None:
         print_values_position="top",
         show_y_guides=False,
         show_x_guides=False,
-        show_y_labels=True,
+        show_x_labels=False,
         truncate_label=-1,
         range=(0, 1.12 * shown[-1][1]),
-        value_formatter=microseconds,
+        value_formatter=lambda used: f"{used:.1f}",
     )
     chart.x_labels = [name for name, _ in shown]
     chart.add("µs", [used for _, used in shown])
@@ -179,12 +207,12 @@ def stages_chart(result: Result) -> Chart | None:
     return Chart(title, _svg(chart.render_tree(), title, ["stage"]))
 
 
-def _common(*, height: int = HEIGHT) -> dict[str, Any]:
+def _common(*, width: int = WIDTH, height: int = HEIGHT) -> dict[str, Any]:
     """Return the settings of every chart. Colours and sizes in them are for the layout; the page has its own."""
     style = Style(label_font_size=LABEL_SIZE, major_label_font_size=LABEL_SIZE, title_font_size=LABEL_SIZE)
     return {
         "style": style,
-        "width": WIDTH,
+        "width": width,
         "height": height,
         "js": [],
         "show_legend": False,
@@ -202,13 +230,15 @@ def _drawn(
     lines: Sequence[_Line],
     x_ticks: Sequence[tuple[float, str]],
     axis: Scale | None = None,
+    *,
+    width: int = WIDTH,
 ) -> Chart:
     """Draw lines over a horizontal axis that is drawn as it is, and a vertical one on a scale that fits them."""
     if axis is None:
         axis = scale(value for line in lines for _, value in line.points)
     write = milliseconds if unit == "ms" else whole
     chart = pygal.XY(
-        **_common(),
+        **_common(width=width),
         show_x_guides=True,
         x_title=x_title or None,
         range=(axis.low, axis.high),

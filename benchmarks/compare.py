@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from transfer_engine.benchmarks.figures import figure, floor_ratio
+from transfer_engine.benchmarks.figures import Measured, figure, floor_ratio
 from transfer_engine.benchmarks.result import Machine, Report, Result
 from transfer_engine.benchmarks.thresholds import CHANGE, Threshold
 
@@ -24,6 +24,10 @@ COMPARED: Final[tuple[str, ...]] = (
     "committed_percent",
     "late_percent",
     "dropped",
+    "ready_s",
+    "first_transfer_s",
+    "settled_s",
+    "growth_ratio",
 )
 """Figures that a comparison shows; thresholds know the others, too."""
 
@@ -55,8 +59,8 @@ class Pair(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...]
     """Of :data:`COMPARED`, where either report has it, then of the ratios to floors of one name."""
     plan_differences: tuple[str, ...]
-    before: Result
-    after: Result
+    before: Measured
+    after: Measured
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -83,33 +87,40 @@ def compare(before: Report, after: Report) -> Comparison:
     )
 
 
-def _named(report: Report) -> dict[str, Result]:
+def _named(report: Report) -> dict[str, Measured]:
     """Return all runs by names of their own; a second one of a name has its number behind it."""
-    named: dict[str, Result] = {}
+    named: dict[str, Measured] = {}
 
-    def add(name: str, result: Result) -> None:
+    def add(name: str, measured: Measured) -> None:
         number, free = 1, name
         while free in named:
             number += 1
             free = f"{name} ({number})"
-        named[free] = result
+        named[free] = measured
 
-    for result in (*report.results, *report.baselines):
-        add(result.name, result)
+    for measured in (*report.results, *report.baselines):
+        add(measured.name, measured)
     for sweep in report.sweeps:
         for value, result in zip(sweep.values, sweep.results, strict=True):
             add(f"{sweep.over} {value:g}: {result.name}", result)
+    for recovery in report.recoveries:
+        add(f"recovery: {recovery.name}", recovery)
+    for growth in report.growths:
+        add(f"growth: {growth.name}", growth)
     return named
 
 
-def _pair(name: str, old: Result, before: Report, new: Result, after: Report) -> Pair:
+def _pair(name: str, old: Measured, before: Report, new: Measured, after: Report) -> Pair:
     changes = [Change(figure_name, figure(old, figure_name), figure(new, figure_name)) for figure_name in COMPARED]
-    if not any(result is old for result in before.baselines):
-        changes += _ratios(old, before, new, after)
+    differences: tuple[str, ...] = ()
+    if isinstance(old, Result) and isinstance(new, Result):
+        differences = tuple(_differences(_flat(old.plan), _flat(new.plan)))
+        if not any(result is old for result in before.baselines):
+            changes += _ratios(old, before, new, after)
     return Pair(
         name=name,
         changes=tuple(change for change in changes if change.before is not None or change.after is not None),
-        plan_differences=tuple(_differences(_flat(old.plan), _flat(new.plan))),
+        plan_differences=differences,
         before=old,
         after=new,
     )

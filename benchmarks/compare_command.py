@@ -21,6 +21,7 @@ from transfer_engine.benchmarks.thresholds import Threshold
 
 GOOD_WHEN_MORE: Final = ("achieved", "committed_percent", "of ")
 NEITHER: Final = ("offered",)
+RATIOS: Final = ("writes", "growth_ratio")
 NOTABLE_PERCENT: Final = 5.0
 """A smaller change is written without a colour: runs differ by as much from one another."""
 
@@ -98,7 +99,7 @@ def _written(name: str, value: float | None) -> str:
         return microseconds(value)
     if name.endswith("_percent"):
         return percent(value)
-    return ratio(value) if name.startswith("of ") or name == "writes" else whole(value)
+    return ratio(value) if name.startswith("of ") or name in RATIOS else whole(value)
 
 
 def _signed(change: float | None) -> str:

@@ -1,10 +1,22 @@
 """What a report says in words, on the terminal and on the page: the machine, a run's load, its outcomes, its CPU."""
 
+from collections.abc import Mapping
 from typing import Final
 
-from transfer_engine.benchmarks.figures import counted, microseconds, milliseconds, percent, sent, whole
+from transfer_engine.benchmarks.figures import counted, microseconds, milliseconds, percent, ratio, sent, whole
 from transfer_engine.benchmarks.plan import Fault, Open, Plan
-from transfer_engine.benchmarks.result import Floor, Flushes, Machine, Marked, Percentiles, Result, Sweep
+from transfer_engine.benchmarks.result import (
+    Books,
+    Floor,
+    Flushes,
+    GrowthStep,
+    Machine,
+    Marked,
+    Percentiles,
+    Recovery,
+    Result,
+    Sweep,
+)
 from transfer_engine.benchmarks.sending import FAULT, REFUSED
 
 LEGEND: Final = (
@@ -60,9 +72,9 @@ def load_line(plan: Plan) -> str:
     return ", ".join(parts)
 
 
-def outcomes_line(result: Result) -> str:
+def outcomes_line(outcomes: Mapping[str, int]) -> str:
     """Return how many transfers ended how, the most frequent first."""
-    by_count = sorted(result.outcomes.items(), key=lambda item: (-item[1], item[0]))
+    by_count = sorted(outcomes.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {outcome}" for outcome, count in by_count if count) or "none"
 
 
@@ -137,9 +149,8 @@ def fault_name(fault: Fault) -> str:
     return f"{whom} {'killed' if verb == 'kill' else 'paused'} at {fault.at_s:g} s for {fault.for_s:g} s"
 
 
-def books_line(result: Result) -> str:
+def books_line(books: Books) -> str:
     """Return whether the books hold."""
-    books = result.books
     return f"hold: {books.how}" if books.hold else f"BROKEN: {books.how}: {'; '.join(books.findings)}"
 
 
@@ -184,3 +195,51 @@ def sweep_note(sweep: Sweep) -> str | None:
     if sweep.knee is None:
         return "No knee: no rate was achieved within 5 % with a P99 of at most ten times the lowest rate's."
     return f"The knee, the highest rate that was kept, is at {whole(sweep.knee)}/s."
+
+
+def recovery_facts(recovery: Recovery) -> list[tuple[str, str]]:
+    """Return what a recovery took, by label."""
+    moments = (
+        (recovery.answering_s, "answering"),
+        (recovery.ready_s, "ready"),
+        (recovery.first_transfer_s, "a new transfer committed"),
+        (recovery.settled_s, "all settled"),
+    )
+    engine = f"{microseconds(recovery.cpu_us)} of the engine's process, its start included"
+    return [
+        ("unfinished", f"{recovery.unfinished:,} transfers, of which {recovery.moved:,} had moved"),
+        ("seconds", ", ".join(f"{at_s:.1f} {what}" for at_s, what in moments)),
+        ("meanwhile", f"new transfers: {outcomes_line(recovery.asked)}"),
+        ("µs CPU each", f"{engine}; {microseconds(recovery.servers_us)} of the servers"),
+        ("health ms", latencies_line(recovery.lag_ms)),
+        ("memory", f"{whole(recovery.rss_mib)} MiB resident at most"),
+    ]
+
+
+GROWTH_COLUMNS: Final = (
+    "transfers",
+    "users",
+    "µs",
+    "µs, small",
+    "ratio",
+    "rate/s",
+    "rate/s, small",
+    "MiB",
+    "files MiB",
+)
+"""The columns of a growth; *small* is the same load on small books, in the same minute."""
+
+
+def growth_row(step: GrowthStep) -> tuple[str, ...]:
+    """Return a step of a growth by :data:`GROWTH_COLUMNS`."""
+    return (
+        whole(step.transfers),
+        whole(step.users),
+        microseconds(step.cpu_us),
+        microseconds(step.small_us),
+        ratio(step.ratio),
+        whole(step.rate),
+        whole(step.small_rate),
+        whole(step.rss_mib),
+        whole(step.files_mib),
+    )

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from transfer_engine.benchmarks.result import Floor, Result
+from transfer_engine.benchmarks.result import Floor, Growth, Recovery, Result
 from transfer_engine.benchmarks.sending import COMMITTED, FAILED, FAULT, PENDING, REFUSED, REPLAYED
+
+Measured = Result | Recovery | Growth
+"""What has a name, figures, and books."""
 
 FLOOR_RATIO: Final = "floor_ratio"
 """The least of a result's ratios to the floors; with a floor's name in brackets its ratio to that one alone."""
@@ -29,7 +32,7 @@ def _percent(count: int, of: int) -> float:
     return 100 * count / of if of else 0.0
 
 
-FIGURES: Final[Mapping[str, Callable[[Result], float | None]]] = {
+RUN_FIGURES: Final[Mapping[str, Callable[[Result], float | None]]] = {
     "offered": lambda result: result.offered,
     "achieved": lambda result: result.achieved,
     "p50_ms": lambda result: result.latencies.p50_ms,
@@ -60,26 +63,51 @@ FIGURES: Final[Mapping[str, Callable[[Result], float | None]]] = {
     "late_percent": lambda result: _percent(result.late, sent(result)),
     "dropped": lambda result: result.dropped,
 }
-"""Every figure of a result by its name; None where that run did not measure it."""
+"""Of a run, by name; None where it was not measured."""
+
+RECOVERY_FIGURES: Final[Mapping[str, Callable[[Recovery], float | None]]] = {
+    "answering_s": lambda recovery: recovery.answering_s,
+    "ready_s": lambda recovery: recovery.ready_s,
+    "first_transfer_s": lambda recovery: recovery.first_transfer_s,
+    "settled_s": lambda recovery: recovery.settled_s,
+    "settled": lambda recovery: recovery.rate,
+    "cpu_us": lambda recovery: recovery.cpu_us,
+    "servers_us": lambda recovery: recovery.servers_us,
+    "rss_mib": lambda recovery: recovery.rss_mib,
+    "p99_ms": lambda recovery: recovery.lag_ms.p99_ms,
+}
+"""Of a recovery, by name; ``p99_ms`` is of the server's answers meanwhile."""
+
+GROWTH_FIGURES: Final[Mapping[str, Callable[[Growth], float | None]]] = {
+    "growth_ratio": lambda growth: max((step.ratio for step in growth.steps), default=None),
+    "cpu_us": lambda growth: growth.steps[-1].cpu_us if growth.steps else None,
+    "rss_mib": lambda growth: growth.steps[-1].rss_mib if growth.steps else None,
+}
+"""Of a growth, by name: its worst ratio, and what its last step used."""
+
+NAMES: Final = tuple(dict.fromkeys((*RUN_FIGURES, *RECOVERY_FIGURES, *GROWTH_FIGURES)))
+"""Of all figures."""
 
 
-def figure(result: Result, name: str, floors: Iterable[Floor] = ()) -> float | None:
-    """Return a figure of a result; None where it was not measured.
+def figure(measured: Measured, name: str, floors: Iterable[Floor] = ()) -> float | None:
+    """Return a figure of what was measured; None where it has none of that name.
 
     Args:
-        result: Whose.
-        name: One of :data:`FIGURES`, :data:`FLOOR_RATIO`, or ``floor_ratio[part of a floor's name]``.
-        floors: Of the same run.
-
-    Raises:
-        KeyError: there is no figure of that name.
+        measured: Whose.
+        name: One of :data:`NAMES`, :data:`FLOOR_RATIO`, or ``floor_ratio[part of a floor's name]``.
+        floors: Of the same report.
     """
-    if not name.startswith(FLOOR_RATIO):
-        return FIGURES[name](result)
-    part = name.removeprefix(FLOOR_RATIO)
-    if part and not (part.startswith("[") and part.endswith("]")):
-        raise KeyError(name)
-    wanted = part[1:-1].casefold()
+    if isinstance(measured, Recovery):
+        return RECOVERY_FIGURES[name](measured) if name in RECOVERY_FIGURES else None
+    if isinstance(measured, Growth):
+        return GROWTH_FIGURES[name](measured) if name in GROWTH_FIGURES else None
+    if name in RUN_FIGURES:
+        return RUN_FIGURES[name](measured)
+    return _least_ratio(measured, name, floors) if name.startswith(FLOOR_RATIO) else None
+
+
+def _least_ratio(result: Result, name: str, floors: Iterable[Floor]) -> float | None:
+    wanted = name.removeprefix(FLOOR_RATIO).strip("[]").casefold()
     ratios = [floor_ratio(result, floor) for floor in floors if wanted in floor.name.casefold()]
     known = [ratio for ratio in ratios if ratio is not None]
     return min(known) if known else None

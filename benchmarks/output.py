@@ -14,13 +14,14 @@ import click
 import msgspec
 from rich.console import Console
 
+from transfer_engine.benchmarks.figures import Measured
 from transfer_engine.benchmarks.progress import Progress, Silence, live_progress
 from transfer_engine.benchmarks.redaction import without_secrets
 from transfer_engine.benchmarks.report_html import write_html
 from transfer_engine.benchmarks.report_json import write_json
 from transfer_engine.benchmarks.report_text import print_report
 from transfer_engine.benchmarks.result import Report, Result
-from transfer_engine.benchmarks.thresholds import NoThreshold, Threshold, crossed, parse_threshold, runs
+from transfer_engine.benchmarks.thresholds import NoThreshold, Threshold, all_measured, crossed, parse_threshold
 
 BROKEN: Final = 1
 CROSSED: Final = 4
@@ -127,7 +128,7 @@ def finish(report: Report, output: Output) -> None:
         raise click.ClickException(str(error)) from None
     for line in (lines := crossed(report, output.thresholds)):
         click.secho(f"threshold crossed: {line}", fg="red", bold=True, err=is_piped)
-    failures = [line for result in (*runs(report), *report.baselines) for line in failure_lines(result)]
+    failures = [line for measured in (*all_measured(report), *report.baselines) for line in failure_lines(measured)]
     for line in failures:
         click.secho(line, fg="red", bold=True, err=True)
     if failures:
@@ -136,11 +137,11 @@ def finish(report: Report, output: Output) -> None:
         raise click.exceptions.Exit(CROSSED)
 
 
-def failure_lines(result: Result) -> list[str]:
+def failure_lines(measured: Measured) -> list[str]:
     """Return why a run is none, whatever its speed: its books don't hold, or nothing was committed."""
     lines = []
-    if not result.books.hold:
-        lines.append(f"the books don't hold after {result.name}: this is no run")
-    if result.achieved <= 0:
-        lines.append(f"nothing was committed in {result.name}: this is no run")
+    if not measured.books.hold:
+        lines.append(f"the books don't hold after {measured.name}: this is no run")
+    if isinstance(measured, Result) and measured.achieved <= 0:
+        lines.append(f"nothing was committed in {measured.name}: this is no run")
     return lines

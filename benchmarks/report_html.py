@@ -12,15 +12,17 @@ from markupsafe import Markup
 from transfer_engine.benchmarks import descriptions
 from transfer_engine.benchmarks.charts import (
     Chart,
+    growth_chart,
     latency_chart,
     percentiles_chart,
+    recovery_chart,
     stages_chart,
     sweep_charts,
     throughput_chart,
 )
 from transfer_engine.benchmarks.figures import floor_ratio, microseconds, milliseconds, ratio, whole
 from transfer_engine.benchmarks.result import Report, Result
-from transfer_engine.benchmarks.thresholds import runs
+from transfer_engine.benchmarks.thresholds import all_measured
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 
@@ -69,6 +71,8 @@ def render_html(report: Report) -> str:
             }
             for sweep in report.sweeps
         ],
+        recoveries=[{"recovery": recovery, "chart": recovery_chart(recovery)} for recovery in report.recoveries],
+        growths=[{"growth": growth, "chart": growth_chart(growth)} for growth in report.growths],
         floor_ratio=floor_ratio,
         say=descriptions,
     )
@@ -78,14 +82,14 @@ def _run(number: int, result: Result) -> dict[str, Any]:
     charts = [throughput_chart(result), latency_chart(result), stages_chart(result)]
     facts = [
         ("load", descriptions.load_line(result.plan)),
-        ("outcomes", descriptions.outcomes_line(result)),
+        ("outcomes", descriptions.outcomes_line(result.outcomes)),
         ("schedule", descriptions.schedule_line(result)),
         *(("fault", descriptions.fault_line(marked)) for marked in result.faults),
         ("µs of CPU a transfer", descriptions.cpu_line(result)),
         ("flushes", "; ".join(descriptions.flushes_line(flushes) for flushes in result.flushes) or None),
         ("writes a transfer", None if result.writes_a_transfer is None else f"{result.writes_a_transfer:.2f}"),
         ("memory", descriptions.memory_line(result)),
-        ("books", descriptions.books_line(result)),
+        ("books", descriptions.books_line(result.books)),
     ]
     return {
         "number": number,
@@ -96,11 +100,11 @@ def _run(number: int, result: Result) -> dict[str, Any]:
 
 
 def _verdict(report: Report) -> dict[str, Any]:
-    measured = (*runs(report), *report.baselines)
-    broken = [result.name for result in measured if not result.books.hold]
+    measured = (*all_measured(report), *report.baselines)
+    broken = [each.name for each in measured if not each.books.hold]
     if broken:
         return {"is_good": False, "text": f"The books are broken after {', '.join(broken)}"}
-    how_many = "the run" if len(measured) == 1 else f"all {len(measured)} runs"
+    how_many = "the run" if len(measured) == 1 else f"each of the {len(measured)} runs"
     return {"is_good": True, "text": f"The books hold after {how_many}" if measured else "No transfers were run"}
 
 

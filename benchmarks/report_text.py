@@ -1,6 +1,6 @@
 """A report on the terminal: a block for each run, then tables, in at most 110 columns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -9,24 +9,27 @@ from rich.table import Table
 from rich.text import Text
 
 from transfer_engine.benchmarks.descriptions import (
+    GROWTH_COLUMNS,
     LEGEND,
     books_line,
     cpu_line,
     fault_line,
     floor_line,
     flushes_line,
+    growth_row,
     latencies_line,
     load_line,
     machine_lines,
     memory_line,
     outcomes_line,
+    recovery_facts,
     schedule_line,
     sweep_note,
     sweep_value,
     trouble,
 )
 from transfer_engine.benchmarks.figures import floor_ratio, microseconds, milliseconds, ratio, whole
-from transfer_engine.benchmarks.result import Floor, Report, Result, Sweep
+from transfer_engine.benchmarks.result import Books, Floor, Growth, Report, Result, Sweep
 
 WIDTH_LEAST: Final = 80
 WIDTH_MOST: Final = 110
@@ -55,50 +58,66 @@ def fitted(console: Console) -> Console:
     return console
 
 
-def _parts(report: Report) -> Iterator[Text | Table | Padding]:
+_Part = Text | Table | Padding
+
+
+def _parts(report: Report) -> Iterator[_Part]:
     yield Text(report.command, style="bold")
     for line in machine_lines(report.machine):
         yield Text(line, style="dim")
-    for number, result in enumerate(report.results, 1):
-        yield Text("")
-        yield _title(f"{number}  {result.name}" if len(report.results) > 1 else result.name)
-        yield Padding(_block(result), (0, 0, 0, 2), expand=False)
-    if len(report.results) > 1:
-        yield from _section("Runs", _runs_table(report.results))
+    yield from _run_parts(report.results)
     for sweep in report.sweeps:
         yield from _section(f"Sweep over {sweep.over}", _sweep_table(sweep))
         note = sweep_note(sweep)
         if note is not None:
-            yield Padding(Text(note), (0, 0, 0, 2), expand=False)
-    if report.floors:
-        for some in _pages(report.results):
+            yield _indented(Text(note))
+    yield from _life_parts(report)
+    for some in _pages(report.results):
+        if report.floors:
             yield from _section("Floors", _floors_table(report.floors, some))
-    if report.baselines:
-        for some in _pages(report.results):
+        if report.baselines:
             yield from _section("Others, under the same load", _baselines_table(report.baselines, some))
     if report.notes:
         yield Text("")
     for note in report.notes:
         yield Text(f"note: {note}")
+    if report.results or report.sweeps:
+        yield Text("")
+        yield Text(LEGEND, style="dim")
+
+
+def _run_parts(results: Sequence[Result]) -> Iterator[_Part]:
+    for number, result in enumerate(results, 1):
+        title = f"{number}  {result.name}" if len(results) > 1 else result.name
+        yield from _section(title, _block(_block_lines(result)))
+    if len(results) > 1:
+        yield from _section("Runs", _runs_table(results))
+
+
+def _life_parts(report: Report) -> Iterator[_Part]:
+    for recovery in report.recoveries:
+        facts: list[tuple[str, str | Text]] = [*recovery_facts(recovery), ("books", _books(recovery.books))]
+        yield from _section(f"Recovery, {recovery.name}", _block(facts))
+    for growth in report.growths:
+        yield from _section(f"Growth, {growth.name}", _growth_table(growth))
+        yield _indented(Text("books ").append_text(_books(growth.books)))
+
+
+def _indented(part: Text | Table) -> Padding:
+    return Padding(part, (0, 0, 0, 2), expand=False)
+
+
+def _section(title: str, table: Table) -> Iterator[_Part]:
     yield Text("")
-    yield Text(LEGEND, style="dim")
+    yield Text(title, style="bold cyan")
+    yield _indented(table)
 
 
-def _title(text: str) -> Text:
-    return Text(text, style="bold cyan")
-
-
-def _section(title: str, table: Table) -> Iterator[Text | Padding]:
-    yield Text("")
-    yield _title(title)
-    yield Padding(table, (0, 0, 0, 2), expand=False)
-
-
-def _block(result: Result) -> Table:
+def _block(lines: Iterable[tuple[str, str | Text]]) -> Table:
     block = Table.grid(padding=(0, 2))
     block.add_column(style="dim", no_wrap=True)
     block.add_column(overflow="fold")
-    for label, text in _block_lines(result):
+    for label, text in lines:
         block.add_row(Text(label), text if isinstance(text, Text) else Text(text))
     return block
 
@@ -108,7 +127,7 @@ def _block_lines(result: Result) -> Iterator[tuple[str, str | Text]]:
     rate = Text(f"{whole(result.achieved)} transfers/s", style="bold")
     rate.append(f" of {whole(result.offered)} offered, over {result.seconds:.1f} s", style="not bold")
     yield "achieved", rate
-    yield "outcomes", outcomes_line(result)
+    yield "outcomes", outcomes_line(result.outcomes)
     yield "latency ms", latencies_line(result.latencies)
     schedule = schedule_line(result)
     if schedule is not None:
@@ -122,7 +141,11 @@ def _block_lines(result: Result) -> Iterator[tuple[str, str | Text]]:
     if result.writes_a_transfer is not None:
         yield "writes", f"{result.writes_a_transfer:.2f} a transfer"
     yield "memory", memory_line(result)
-    yield "books", Text(books_line(result), style="green" if result.books.hold else BAD)
+    yield "books", _books(result.books)
+
+
+def _books(books: Books) -> Text:
+    return Text(books_line(books), style="green" if books.hold else BAD)
 
 
 def _stage_lines(result: Result) -> Iterator[tuple[str, str]]:
@@ -145,7 +168,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-_FIGURES: Final = ("offered/s", "achieved/s", "P50", "P90", "P99", "P99.9", "max", "µs")
+_FIGURES: Final = ("offered/s", "achieved/s", "P50 ms", "P90", "P99", "P99.9", "max", "CPU µs")
 
 
 def _figures(result: Result) -> list[str]:
@@ -194,6 +217,13 @@ def _floors_table(floors: Sequence[Floor], numbered: Sequence[tuple[int, Result]
             microseconds(floor.cpu_us),
             *(ratio(floor_ratio(result, floor)) for _, result in numbered),
         )
+    return table
+
+
+def _growth_table(growth: Growth) -> Table:
+    table = _table(*GROWTH_COLUMNS)
+    for step in growth.steps:
+        table.add_row(*growth_row(step))
     return table
 
 

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from transfer_engine.benchmarks.figures import FIGURES, FLOOR_RATIO, figure
-from transfer_engine.benchmarks.result import Floor, Report, Result
+from transfer_engine.benchmarks.figures import FLOOR_RATIO, NAMES, Measured, figure
+from transfer_engine.benchmarks.result import Report
 
 OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">=": operator.ge,
@@ -64,7 +64,7 @@ class Threshold(msgspec.Struct, frozen=True):
 
 def known_names(*, of_changes: bool = False) -> tuple[str, ...]:
     """Return the names of all figures; those of changes too where two reports are compared."""
-    names = (*FIGURES, FLOOR_RATIO)
+    names = (*NAMES, FLOOR_RATIO)
     return (*names, *(f"{name}{CHANGE}" for name in names)) if of_changes else (*names, KNEE)
 
 
@@ -98,11 +98,13 @@ def parse_threshold(text: str, *, of_changes: bool = False) -> Threshold:
     return Threshold(f"{name}{floor}", match["operator"], float(match["limit"].replace("_", "")), match["run"] or "")
 
 
-def runs(report: Report) -> Iterator[Result]:
-    """Yield all runs of a report but baselines."""
+def all_measured(report: Report) -> Iterator[Measured]:
+    """Yield all that was measured but baselines."""
     yield from report.results
     for sweep in report.sweeps:
         yield from sweep.results
+    yield from report.recoveries
+    yield from report.growths
 
 
 def crossed(report: Report, thresholds: Iterable[Threshold]) -> list[str]:
@@ -126,12 +128,7 @@ def _values(report: Report, threshold: Threshold) -> Iterator[tuple[str, float]]
             if sweep.knee is not None and threshold.is_about(sweep.over):
                 yield f"the sweep over {sweep.over}", sweep.knee
         return
-    results = (*runs(report), *report.baselines) if threshold.run else tuple(runs(report))
-    for result in results:
-        value = _value(result, threshold, report.floors)
+    for measured in (*all_measured(report), *(report.baselines if threshold.run else ())):
+        value = figure(measured, threshold.name, report.floors) if threshold.is_about(measured.name) else None
         if value is not None:
-            yield result.name, value
-
-
-def _value(result: Result, threshold: Threshold, floors: Iterable[Floor]) -> float | None:
-    return figure(result, threshold.name, floors) if threshold.is_about(result.name) else None
+            yield measured.name, value

@@ -11,9 +11,12 @@ from transfer_engine.benchmarks.result import (
     Cpu,
     Floor,
     Flushes,
+    Growth,
+    GrowthStep,
     Machine,
     Marked,
     Percentiles,
+    Recovery,
     Report,
     Result,
     Second,
@@ -168,11 +171,51 @@ def sweep(over: str = "rate") -> Sweep:
     return Sweep(over=over, values=rates, results=tuple(runs), knee=4_000.0 if over == "rate" else None)
 
 
+def recovery() -> Recovery:
+    """Return a recovery of a hundred thousand transfers."""
+    return Recovery(
+        name="embedded + sqlite",
+        unfinished=100_000,
+        moved=40_000,
+        answering_s=0.5,
+        ready_s=2.1,
+        first_transfer_s=2.3,
+        settled_s=12.5,
+        asked={"committed": 40, "fault: refused": 12},
+        cpu_us=55.0,
+        servers_us=7.5,
+        rss_mib=310.0,
+        lag_ms=percentiles(2.0),
+        open_over_time=((0.5, 100_000), (4.0, 70_000), (8.0, 30_000), (12.5, 0)),
+        books=Books(how="every account, every record"),
+    )
+
+
+def growth() -> Growth:
+    """Return books that grew five hundredfold, and a cost that hardly did."""
+    steps = tuple(
+        GrowthStep(
+            transfers=transfers,
+            users=users,
+            cpu_us=60.0 * worse,
+            small_us=60.0,
+            rate=14_000.0 / worse,
+            small_rate=14_000.0,
+            rss_mib=200.0 * worse,
+            files_mib=transfers / 3_000,
+        )
+        for transfers, users, worse in ((10_000, 10, 1.0), (300_000, 1_000, 1.02), (5_000_000, 100_000, 1.08))
+    )
+    return Growth(name="embedded + sqlite", steps=steps, books=Books(how="every account"))
+
+
 def whole_report() -> Report:
     """Return a report that has one of everything."""
     return msgspec.structs.replace(
         report(result(), result("engine, one hot user", p50_ms=9.0, achieved=16_000.0), faulty()),
         sweeps=(sweep(), sweep("users")),
         baselines=(result("FastAPI + TigerBeetle, unbatched", p50_ms=30.0, achieved=4_500.0),),
+        recoveries=(recovery(),),
+        growths=(growth(),),
         notes=("wrk sent the load",),
     )
