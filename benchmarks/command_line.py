@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from transfer_engine.benchmarks.compare_command import compare_reports
 from transfer_engine.benchmarks.engine_command import engine
 
 
@@ -17,7 +18,7 @@ def bench(context: click.Context) -> None:
         context.invoke(engine)
 
 
-for _command in (engine,):
+for _command in (engine, compare_reports):
     bench.add_command(_command)
 
 

@@ -219,7 +219,7 @@ def recovery_facts(recovery: Recovery) -> list[tuple[str, str]]:
 GROWTH_COLUMNS: Final = (
     "transfers",
     "users",
-    "µs",
+    "CPU µs",
     "µs, small",
     "ratio",
     "rate/s",

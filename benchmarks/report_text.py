@@ -184,15 +184,20 @@ def _figures(result: Result) -> list[str]:
     ]
 
 
+def _brief(figures: Sequence[str]) -> list[str]:
+    """Leave out what each run's own block says, and names need the room of: what was offered, and P90."""
+    return [figure for index, figure in enumerate(figures) if index not in {0, 3}]
+
+
 def _state(result: Result) -> Text:
     return Text(trouble(result), style="" if result.books.hold else BAD)
 
 
 def _runs_table(results: Sequence[Result]) -> Table:
-    table = _table("run", *_FIGURES)
+    table = _table("run", *_brief(_FIGURES))
     table.add_column("", overflow="fold")
     for number, result in enumerate(results, 1):
-        table.add_row(Text(f"{number}  {result.name}"), *_figures(result), _state(result))
+        table.add_row(Text(f"{number}  {result.name}"), *_brief(_figures(result)), _state(result))
     return table
 
 
