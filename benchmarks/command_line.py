@@ -13,7 +13,10 @@ from transfer_engine.benchmarks.engine_command import engine
 )
 @click.pass_context
 def bench(context: click.Context) -> None:
-    """Measure the engine and its doors; without a command, a short look at all of it."""
+    """Measure the engine and its doors.
+
+    Without a command: a short look at all of it, on the embedded backends.
+    """
     if context.invoked_subcommand is None:
         context.invoke(engine)
 

@@ -54,15 +54,18 @@ class Bench:
                 nursery.start_soon(self._make, fault, recording, measures.begun, marks)
             failure = None
             try:
-                await run_loop(
-                    self.subject.sender,
-                    orders,
-                    recording,
-                    loop=plan.loop,
-                    batch=plan.target.batch,
-                    length=plan.length,
-                    around=measures,
-                )
+                if plan.target.generator == "wrk":
+                    await self._load_by_wrk(plan, recording, measures)
+                else:
+                    await run_loop(
+                        self.subject.sender,
+                        orders,
+                        recording,
+                        loop=plan.loop,
+                        batch=plan.target.batch,
+                        length=plan.length,
+                        around=measures,
+                    )
             except Exception as error:  # noqa: BLE001  not for the nursery to wrap
                 failure = error
             nursery.cancel_scope.cancel()
@@ -74,6 +77,13 @@ class Bench:
         """End what serves, and look whether the books hold; nothing can be measured afterwards."""
         self._progress.step("looking at the books")
         return await self.subject.books()
+
+    async def _load_by_wrk(self, plan: Plan, recording: Recording, measures: "_Measures") -> None:
+        from transfer_engine.benchmarks.door_subject import DoorSubject  # noqa: PLC0415  only doors need it
+
+        if not isinstance(self.subject, DoorSubject):
+            raise RuntimeError("wrk loads doors alone")
+        await self.subject.load_by_wrk(plan, recording, measures)
 
     async def _tell_seconds(self, recording: Recording) -> None:
         told = 0
@@ -89,7 +99,8 @@ class Bench:
         await trio.sleep(fault.at_s)
         at = clock()
         marks.append(_Mark(fault, at, recording.mark(at)))
-        await self.subject.make(fault)
+        with trio.CancelScope(shield=True):  # bounded by its time: nothing is to stay paused or dead after the load
+            await self.subject.make(fault)
 
     def _result(
         self, plan: Plan, recording: Recording, measures: "_Measures", lag: LoopLag, marks: "Sequence[_Mark]"

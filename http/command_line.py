@@ -1,7 +1,7 @@
 """The `transfer-engine` command: its group, its exit codes, and `serve`.
 
 Exit codes: 0 done (or pending), 1 refused or failed, 2 wrong usage, 3 the engine can't be reached. An error is one
-line on stderr. Other modules add their commands to :data:`commands`.
+line on stderr. Other modules add their commands to :data:`commands`, other packages theirs by entry points.
 """
 
 import sys
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from transfer_engine.http.added_commands import ExtensibleGroup
 from transfer_engine.http.demo import demo
 from transfer_engine.http.operator_commands import balances, credit, history, limits, resolve, show, transfer
 from transfer_engine.http.rebuild_command import rebuild
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 PROGRAM: Final = "transfer-engine"
 
 
-@click.group(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=ExtensibleGroup,
+    name=PROGRAM,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name=PROGRAM, message="%(prog)s %(version)s")
 def commands() -> None:
     """Moves users' money between their accounts: exactly once, in order per user, whatever crashes."""

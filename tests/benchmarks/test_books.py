@@ -4,7 +4,7 @@ import pytest
 
 from support.memory_records import MemoryRecords
 from transfer_engine.benchmarks.books import Holdings, moved_wrongly, rows_wrong
-from transfer_engine.benchmarks.loops import AMOUNT
+from transfer_engine.benchmarks.plan import AMOUNT
 from transfer_engine.benchmarks.supply import Supply
 
 BEFORE = Holdings(funding=100 * AMOUNT, trading=50, pending=0)
@@ -13,7 +13,7 @@ CAME = 50 + 10 * AMOUNT
 
 
 def test_what_was_committed_has_moved() -> None:
-    assert moved_wrongly(BEFORE, Holdings(funding=LEFT, trading=CAME, pending=0), committed=10) == []
+    assert moved_wrongly(BEFORE, Holdings(funding=LEFT, trading=CAME, pending=0), gained={"funding": -10 * AMOUNT, "trading": 10 * AMOUNT}) == []
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_what_was_committed_has_moved() -> None:
     ids=["too little left", "too much came", "one more moved", "still held"],
 )
 def test_balances_that_do_not_fit(after: Holdings) -> None:
-    assert moved_wrongly(BEFORE, after, committed=10) != []
+    assert moved_wrongly(BEFORE, after, gained={"funding": -10 * AMOUNT, "trading": 10 * AMOUNT}) != []
 
 
 async def test_a_row_that_is_missing_is_found() -> None:
