@@ -9,9 +9,10 @@ from transfer_engine.engine.records.cassandra_messages import (
     bigint_value,
     bytes_value,
     composite_key,
+    int_key,
     int_value,
 )
-from transfer_engine.engine.records.cassandra_rows import PERIOD_MS
+from transfer_engine.engine.records.cassandra_rows import PERIOD_MS, history_part
 from transfer_engine.engine.records.cassandra_session import CassandraSession
 from transfer_engine.engine.records.cassandra_statements import Statements
 from transfer_engine.engine.records.protocol import HistoryPage
@@ -102,14 +103,15 @@ class CassandraHistory:
         self, user_id: int, periods: Sequence[int], below: Position, wanted: int
     ) -> list[list[Position]]:
         created_at, req_id = below
-        position = (bigint_value(created_at), bytes_value(req_id.to_bytes(16, "big")), int_value(wanted))
+        part, user = history_part(user_id), bigint_value(user_id)
+        position = (user, bigint_value(created_at), bytes_value(req_id.to_bytes(16, "big")), user, int_value(wanted))
         answers = await self._session.execute_all(
             [
                 self._statements.request(
                     "select_history",
-                    (bigint_value(user_id), bigint_value(period), *position),
+                    (int_value(part), bigint_value(period), *position),
                     self._consistency,
-                    routing_key=composite_key(bigint_key(user_id), bigint_key(period)),
+                    routing_key=composite_key(int_key(part), bigint_key(period)),
                 )
                 for period in periods
             ]

@@ -34,6 +34,11 @@ def newest_version() -> int:
     return max(_sections())
 
 
+def oldest_version() -> int:
+    """Return the version of the schema that a keyspace must have to be brought up to date; none at all is fine, too."""
+    return min(_sections())
+
+
 def replication(factors: Mapping[str, int]) -> str:
     """Return the CQL of a replication with so many replicas in each data centre."""
     options = "".join(f", '{data_centre}': {factor}" for data_centre, factor in factors.items())
@@ -97,6 +102,7 @@ def check_schema(driver: Session, settings: CassandraSettings) -> None:
             f"the cluster has no keyspace {settings.keyspace} (cassandra.keyspace): `{SCHEMA_APPLY}` makes it"
         )
     version, needed = read_version(driver, settings.keyspace), newest_version()
+    _check_is_kept(settings.keyspace, version)
     if version < needed:
         raise RecordsMisconfigured(
             f"keyspace {settings.keyspace} has schema version {version or 'none'}, this release needs {needed}: "
@@ -106,6 +112,14 @@ def check_schema(driver: Session, settings: CassandraSettings) -> None:
         raise RecordsMisconfigured(
             f"keyspace {settings.keyspace} has schema version {version}, of a later release; this one knows {needed}: "
             "run that release, or name another cassandra.keyspace"
+        )
+
+
+def _check_is_kept(keyspace: str, version: int) -> None:
+    if 0 < version < oldest_version():
+        raise RecordsMisconfigured(
+            f"keyspace {keyspace} has schema version {version}, whose tables this release can't bring up to date: name "
+            "another cassandra.keyspace, and make its rows from the ledger (`transfer-engine rebuild --write`)"
         )
 
 
@@ -138,6 +152,7 @@ def _apply(driver: Session, settings: CassandraSettings, tell: Callable[[str], N
     if is_new:
         _check_replicas(nodes, settings)
     version = read_version(driver, keyspace)
+    _check_is_kept(keyspace, version)
     if version > needed:
         raise RecordsMisconfigured(
             f"keyspace {keyspace} has schema version {version}, of a later release; this one knows {needed}"

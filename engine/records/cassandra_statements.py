@@ -7,7 +7,7 @@ from typing import Any, Final
 from cassandra.cluster import Session
 
 from transfer_engine.engine.records.cassandra_messages import Request, batch_prefix, execute_request
-from transfer_engine.engine.records.cassandra_rows import COLUMNS, ROW_VALUES
+from transfer_engine.engine.records.cassandra_rows import HISTORY_VALUES, PERIOD_VALUES, ROW_VALUES, SELECTED
 from transfer_engine.engine.records.cassandra_session import Routing
 
 COMPONENT: Final = "records"
@@ -24,20 +24,17 @@ SETTLED_TIMESTAMP: Final = 2
 LOOK_UP_MOST: Final = 50
 """Partitions in one look-up; ScyllaDB allows 100."""
 
-_COLUMNS: Final = ", ".join(COLUMNS)
-
 _TEXTS: Final = {
-    "insert_row": f"INSERT INTO {{keyspace}}.transfers ({_COLUMNS}) "
-    f"VALUES ({', '.join('?' * len(COLUMNS))}) USING TIMESTAMP ?",
-    "insert_history": "INSERT INTO {keyspace}.history (user_id, period, created_at, req_id) "
-    f"VALUES (?, ?, ?, ?) USING TIMESTAMP {HISTORY_TIMESTAMP}",
+    "insert_row": "INSERT INTO {keyspace}.transfers (record, req_id) VALUES (?, ?) USING TIMESTAMP ?",
+    "insert_history": "INSERT INTO {keyspace}.history (part, period, user_id, created_at, req_id) "
+    f"VALUES (?, ?, ?, ?, ?) USING TIMESTAMP {HISTORY_TIMESTAMP}",
     "insert_period": "INSERT INTO {keyspace}.history_periods (user_id, period) "
     f"VALUES (?, ?) USING TIMESTAMP {HISTORY_TIMESTAMP}",
-    "select_rows": f"SELECT {_COLUMNS} FROM {{keyspace}}.transfers WHERE req_id IN ?",
-    "scan_rows": f"SELECT token(req_id), {_COLUMNS} FROM {{keyspace}}.transfers WHERE token(req_id) >= ? LIMIT ?",
+    "select_rows": f"SELECT {SELECTED} FROM {{keyspace}}.transfers WHERE req_id IN ?",
+    "scan_rows": f"SELECT token(req_id), {SELECTED} FROM {{keyspace}}.transfers WHERE token(req_id) >= ? LIMIT ?",
     "select_periods": "SELECT period FROM {keyspace}.history_periods WHERE user_id = ? AND period <= ? LIMIT ?",
     "select_history": "SELECT created_at, req_id FROM {keyspace}.history "
-    "WHERE user_id = ? AND period = ? AND (created_at, req_id) < (?, ?) LIMIT ?",
+    "WHERE part = ? AND period = ? AND (user_id, created_at, req_id) < (?, ?, ?) AND (user_id) >= (?) LIMIT ?",
     "insert_intents": "INSERT INTO {keyspace}.intents (shard, bucket, seq, body) "
     f"VALUES (?, ?, ?, ?) USING TIMESTAMP {APPEND_TIMESTAMP}",
     "insert_bucket": "INSERT INTO {keyspace}.intent_buckets (shard, bucket) "
@@ -81,8 +78,8 @@ class Statements:
         self._prepared = {name: prepare(text.format(keyspace=keyspace)) for name, text in _TEXTS.items()}
         self._ids: dict[str, bytes] = {name: prepared.query_id for name, prepared in self._prepared.items()}
         self.row_prefix = batch_prefix(self._ids["insert_row"], ROW_VALUES)
-        self.history_prefix = batch_prefix(self._ids["insert_history"], 4)
-        self.period_prefix = batch_prefix(self._ids["insert_period"], 2)
+        self.history_prefix = batch_prefix(self._ids["insert_history"], HISTORY_VALUES)
+        self.period_prefix = batch_prefix(self._ids["insert_period"], PERIOD_VALUES)
 
     def request(
         self,

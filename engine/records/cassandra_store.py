@@ -4,6 +4,7 @@ A write is packed by hand: journal blobs as inserts of their own, rows and histo
 waits for one write before the next: each carries its own timestamp, so the order in which they land does not matter.
 """
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -27,7 +28,7 @@ from transfer_engine.engine.records.cassandra_messages import (
     int_value,
     list_value,
 )
-from transfer_engine.engine.records.cassandra_rows import PERIOD_MS, RowPacker, record_of
+from transfer_engine.engine.records.cassandra_rows import PERIOD_MS, RowPacker, history_part, record_of
 from transfer_engine.engine.records.cassandra_schema import check_schema
 from transfer_engine.engine.records.cassandra_session import ANYWHERE, CassandraSession, Routing, SessionStatistics
 from transfer_engine.engine.records.cassandra_statements import LOOK_UP_MOST, Statements, prepare_statements
@@ -57,7 +58,7 @@ BATCH_BYTES_LEAST: Final = 1024
 SCAN_MOST: Final = 2_000
 """Rows in one page of a scan: about 600 KB."""
 
-KNOWN_PERIODS_MOST: Final = 131_072
+KNOWN_PERIODS_MOST: Final = 262_144
 """(user, period) pairs remembered as listed, about 100 bytes each; one that was forgotten is listed again."""
 
 CLOSE_S: Final = 5.0
@@ -131,7 +132,7 @@ class CassandraRecords:
         await self._claims.release(life)
 
     async def write(self, blobs: Sequence[JournalBlob], records: Sequence[TransferRecord]) -> None:
-        """Make journal blobs and rows durable, see `RecordStore`; of equal versions each column's larger value stays.
+        """Make journal blobs and rows durable, see `RecordStore`; of rows under one version the larger stays, whole.
 
         Raises:
             ValueError: a blob is too large, or a number does not fit its column; nothing was written.
@@ -163,31 +164,34 @@ class CassandraRecords:
     def _pack(self, records: Sequence[TransferRecord], periods: set[tuple[int, int]]) -> list[tuple[Request, Routing]]:
         """Return the batches of some rows and what their users' histories need; collect the periods they list."""
         packer, known = self._packer, self._known_periods
-        batches: list[tuple[Request, Routing]] = []
         entries: list[bytes] = []
-        size = 0
+        histories: defaultdict[tuple[int, int], list[bytes]] = defaultdict(list)
         for record in records:
-            added = [packer.row(record), packer.history(record.user_id, record)]
-            users = [record.user_id]
-            if record.target_user_id != record.user_id:
-                added.append(packer.history(record.target_user_id, record))
-                users.append(record.target_user_id)
-            for user_id in users:
-                place = (user_id, record.created_at // PERIOD_MS)
+            entries.append(packer.row(record))
+            user_id, target_user_id = record.user_id, record.target_user_id
+            period = record.created_at // PERIOD_MS
+            for user in (user_id,) if user_id == target_user_id else (user_id, target_user_id):
+                histories[period, history_part(user)].append(packer.history(user, record))
+                place = (user, period)
                 if place not in known and place not in periods:
                     periods.add(place)
-                    added.append(packer.period(*place))
-            added_size = sum(map(len, added))
-            if added_size > self._batch_bytes:  # the server takes a batch of one statement at any size
-                batches += [(batch_request([entry], self._consistency), ANYWHERE) for entry in added]
-                continue
-            if entries and size + added_size > self._batch_bytes:
-                batches.append((batch_request(entries, self._consistency), ANYWHERE))
-                entries, size = [], 0
-            entries += added
-            size += added_size
+                    entries.append(packer.period(user, period))
+        # Those of one partition side by side: within a batch they are one write to the server.
+        for shared in histories.values():
+            entries += shared
+        return self._batches(entries)
+
+    def _batches(self, entries: Sequence[bytes]) -> list[tuple[Request, Routing]]:
+        """Return as few batches of entries as may be; the server takes a batch of one entry at any size."""
+        batches: list[tuple[Request, Routing]] = []
+        start, size = 0, 0
+        for end, entry in enumerate(entries):
+            if size + len(entry) > self._batch_bytes and start < end:
+                batches.append((batch_request(entries[start:end], self._consistency), ANYWHERE))
+                start, size = end, 0
+            size += len(entry)
         if entries:
-            batches.append((batch_request(entries, self._consistency), ANYWHERE))
+            batches.append((batch_request(entries[start:], self._consistency), ANYWHERE))
         return batches
 
     async def get(self, req_id: int) -> TransferRecord | None:

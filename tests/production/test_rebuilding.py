@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
-from support.cassandra_stores import connected
+from support.cassandra_stores import connected, forge_state
 from support.engines import UNLIMITED_ASSETS
 from support.production import Pair
 from transfer_engine.engine import open_engine
@@ -148,14 +148,13 @@ async def test_the_engine_calls_for_a_forged_row_and_for_one_that_it_can_not_rea
     async with a_life(pair, tmp_path / "one", **looking) as engine:
         await load(engine, each=3)
         told = await engine.transfer(source="funding", target="trading", user_id=1, asset_id=1, amount=1)
-        forge = f"UPDATE {pair.keyspace}.transfers SET state = %s WHERE req_id = %s"  # noqa: S608
         with connected(settings(pair, tmp_path / "one").cassandra) as session:
-            session.execute(forge, ("failed", told.req_id))
+            forge_state(session, pair.keyspace, told.req_id, "failed")
             with trio.fail_after(PATIENCE_S):
                 while not engine.statistics().reconciler.by_difference:  # noqa: ASYNC110  the reconciler's doing
                     await trio.sleep(0.1)
             assert engine.statistics().reconciler.by_difference == {"other_end": 1}
-            session.execute(forge, ("limbo", told.req_id))
+            forge_state(session, pair.keyspace, told.req_id, "limbo")
             with trio.fail_after(2 * PATIENCE_S):
                 while "books_unreadable" not in engine.statistics().alerts:  # noqa: ASYNC110  the reconciler's doing
                     await trio.sleep(0.1)

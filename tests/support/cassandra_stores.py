@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from cassandra.cluster import Session
 
 from support.cassandra_server import CassandraMissing, CassandraServer, shared_cassandra
 from transfer_engine.engine.records import cassandra_cluster, cassandra_schema
+from transfer_engine.engine.records.cassandra_rows import COLUMNS
 from transfer_engine.engine.records.cassandra_store import CassandraRecords, open_cassandra_records
 from transfer_engine.engine.settings import CassandraSettings
 
@@ -60,6 +62,17 @@ def connected(settings: CassandraSettings) -> Iterator[Session]:
         yield session
     finally:
         cassandra_cluster.shut_down(session)
+
+
+def forge_state(session: Session, keyspace: str, req_id: UUID, state: str) -> None:
+    """Write another state into a transfer's row by hand, stamped by a clock, as nobody should."""
+    fields = [name for name in COLUMNS if name != "req_id"]
+    named = ", ".join(f"record.{name}" for name in fields)
+    [row] = session.execute(f"SELECT {named} FROM {keyspace}.transfers WHERE req_id = %s", (req_id,))  # noqa: S608
+    forged = dict(zip(fields, row, strict=True)) | {"state": state}
+    literal = ", ".join(f"{name}: %s" for name in forged)
+    update = f"UPDATE {keyspace}.transfers SET record = {{{literal}}} WHERE req_id = %s"  # noqa: S608
+    session.execute(update, (*forged.values(), req_id))
 
 
 def empty_shared_keyspace(server: CassandraServer) -> CassandraSettings:

@@ -11,7 +11,14 @@ import pytest
 import trio
 
 from support.cassandra_server import CassandraServer, find_jars, running_cassandra
-from support.cassandra_stores import connected, empty_shared_keyspace, open_quietly, server_or_skip, settings_of
+from support.cassandra_stores import (
+    connected,
+    empty_shared_keyspace,
+    forge_state,
+    open_quietly,
+    server_or_skip,
+    settings_of,
+)
 from support.record_stores import record
 from transfer_engine.engine.records import cassandra_schema, cassandra_store
 from transfer_engine.engine.records.cassandra_cluster import parse_contact_point, tls_context
@@ -140,14 +147,18 @@ def test_more_replicas_than_nodes_are_refused_before_anything_is_made(server: Ca
 async def test_the_schema_is_made_once_and_its_version_is_checked(server: CassandraServer) -> None:
     settings = settings_of(server)
     assert len(apply(settings)) == 2
-    assert apply(settings) == [f"keyspace {settings.keyspace}: schema version 2, nothing to do"]
+    assert apply(settings) == [f"keyspace {settings.keyspace}: schema version 3, nothing to do"]
     with connected(settings) as session:
         session.execute(f"TRUNCATE {settings.keyspace}.schema_version")
         assert "schema apply" in await refusal_of(settings)
         assert len(apply(settings)) == 1  # what is there stays
-        session.execute(
-            f"INSERT INTO {settings.keyspace}.schema_version (component, version) VALUES ('records', 99)"  # noqa: S608
-        )
+        of_version = f"INSERT INTO {settings.keyspace}.schema_version (component, version) VALUES ('records', %s)"  # noqa: S608
+        session.execute(f"TRUNCATE {settings.keyspace}.schema_version")
+        session.execute(of_version, (2,))
+        assert "rebuild" in await refusal_of(settings)
+        with pytest.raises(RecordsMisconfigured, match=r"another cassandra\.keyspace"):
+            apply(settings)
+        session.execute(of_version, (99,))
         assert "99" in await refusal_of(settings)
         with pytest.raises(RecordsMisconfigured, match="99"):
             apply(settings)
@@ -213,7 +224,7 @@ async def test_an_unknown_state_is_damage_wherever_it_is_read(
 ) -> None:
     await store.write([], [ROW])
     with connected(settings) as session:
-        session.execute(f"UPDATE {settings.keyspace}.transfers SET state = 'limbo' WHERE req_id = %s", (ROW.req_id,))  # noqa: S608
+        forge_state(session, settings.keyspace, ROW.req_id, "limbo")
     readings = [
         lambda: store.get(ROW.req_id.int),
         lambda: store.history(1, limit=1),
@@ -225,12 +236,16 @@ async def test_an_unknown_state_is_damage_wherever_it_is_read(
         assert str(ROW.req_id) in str(caught.value)
 
 
-async def test_a_row_without_columns_is_damage(settings: CassandraSettings, store: CassandraRecords) -> None:
+async def test_a_row_without_fields_is_damage(settings: CassandraSettings, store: CassandraRecords) -> None:
     key = UUID(int=ROW.req_id.int)
     with connected(settings) as session:
-        session.execute(f"INSERT INTO {settings.keyspace}.transfers (req_id, state) VALUES (%s, 'failed')", (key,))  # noqa: S608
-    with pytest.raises(RecordsDamaged, match="amount"):
-        await store.get(key.int)
+        insert = f"INSERT INTO {settings.keyspace}.transfers (req_id, record) VALUES (%s, {{state: 'failed'}})"  # noqa: S608
+        session.execute(insert, (key,))
+        with pytest.raises(RecordsDamaged, match="amount"):
+            await store.get(key.int)
+        session.execute(f"INSERT INTO {settings.keyspace}.transfers (req_id) VALUES (%s)", (UUID(int=1),))  # noqa: S608
+        with pytest.raises(RecordsDamaged, match=str(UUID(int=1))):
+            await store.get(1)
 
 
 async def test_a_claim_without_columns_is_damage(settings: CassandraSettings, store: CassandraRecords) -> None:
@@ -246,8 +261,9 @@ async def test_rows_are_what_the_first_api_documents(settings: CassandraSettings
     await store.write([], [record(1, "failed", error="insufficient funds", retry_count=3)])
     with connected(settings) as session:
         [row] = session.execute(
-            "SELECT req_id, source, target, user_id, asset_id, amount, state, created_at, updated_at, error, "  # noqa: S608
-            f"retry_count, target_user_id, fingerprint, writetime(state) FROM {settings.keyspace}.transfers"
+            "SELECT req_id, record.source, record.target, record.user_id, record.asset_id, record.amount, "  # noqa: S608
+            "record.state, record.created_at, record.updated_at, record.error, record.retry_count, "
+            f"record.target_user_id, record.fingerprint, writetime(record) FROM {settings.keyspace}.transfers"
         )
     at = 1_800_000_000_001
     assert row[:11] == (ROW.req_id, "funding", "trading", 1, 1, 100, "failed", at, at, "insufficient funds", 3)

@@ -1,12 +1,13 @@
 """What is packed by hand is, byte for byte, what the driver itself would send; and what is remembered is bounded."""
 
 import io
+from collections import Counter
 from typing import Any
 from uuid import UUID
 
 import pytest
 from cassandra import ConsistencyLevel
-from cassandra.cqltypes import Int32Type, LongType, UTF8Type
+from cassandra.cqltypes import Int32Type, LongType, UserType, UTF8Type
 from cassandra.protocol import BatchMessage, ExecuteMessage
 from cassandra.query import BatchType
 from hypothesis import given
@@ -26,7 +27,17 @@ from transfer_engine.engine.records.cassandra_messages import (
     list_value,
     text_value,
 )
-from transfer_engine.engine.records.cassandra_rows import COLUMNS, PERIOD_MS, ROW_VALUES, RowPacker, record_of
+from transfer_engine.engine.records.cassandra_rows import (
+    COLUMNS,
+    HISTORY_PARTS,
+    HISTORY_VALUES,
+    PERIOD_MS,
+    PERIOD_VALUES,
+    ROW_VALUES,
+    RowPacker,
+    history_part,
+    record_of,
+)
 from transfer_engine.engine.records.known import KnownKeys
 from transfer_engine.engine.records.protocol import RecordsDamaged
 from transfer_engine.schema.transfers import TransferRecord, TransferState
@@ -36,6 +47,8 @@ TYPES = {"source": UTF8Type, "target": UTF8Type, "state": UTF8Type, "error": UTF
     "asset_id": Int32Type,
     "retry_count": Int32Type,
 }
+FIELDS = [name for name in COLUMNS if name != "req_id"]
+RECORD = UserType.make_udt_class("trading", "transfer", FIELDS, [TYPES.get(name, LongType) for name in FIELDS])
 
 numbers = st.integers(0, 2**63 - 1)
 small_numbers = st.integers(0, 2**31 - 1)
@@ -66,19 +79,18 @@ def body(message: Any) -> bytes:
 
 def packer() -> RowPacker:
     return RowPacker(
-        row=batch_prefix(ROW, ROW_VALUES), history=batch_prefix(HISTORY, 4), period=batch_prefix(PERIOD, 2)
+        row=batch_prefix(ROW, ROW_VALUES),
+        history=batch_prefix(HISTORY, HISTORY_VALUES),
+        period=batch_prefix(PERIOD, PERIOD_VALUES),
     )
 
 
 def values_of(row: TransferRecord) -> list[bytes]:
     """A row's bound values, as the driver's own types serialize them."""
     signed = row.fingerprint - 2**64 if row.fingerprint >= 2**63 else row.fingerprint
-    values = []
-    for name in COLUMNS:
-        value = signed if name == "fingerprint" else getattr(row, name)
-        encoded = value.bytes if name == "req_id" else TYPES.get(name, LongType).serialize(value, PROTOCOL_VERSION)
-        values.append(encoded)
-    return [*values, LongType.serialize(row.version, PROTOCOL_VERSION)]
+    fields = tuple(signed if name == "fingerprint" else getattr(row, name) for name in FIELDS)
+    packed = RECORD.serialize(fields, PROTOCOL_VERSION)
+    return [packed, row.req_id.bytes, LongType.serialize(row.version, PROTOCOL_VERSION)]
 
 
 @given(st.lists(records, min_size=1, max_size=4))
@@ -91,9 +103,10 @@ def test_a_batch_is_what_the_driver_would_send(rows: list[TransferRecord]) -> No
         entries += [pack.row(row), pack.history(row.user_id, row), pack.period(row.user_id, period)]
         user, at = LongType.serialize(row.user_id, 4), LongType.serialize(period, 4)
         created_at = LongType.serialize(row.created_at, 4)
+        part = Int32Type.serialize(history_part(row.user_id), 4)
         queries += [
             (True, ROW, values_of(row)),
-            (True, HISTORY, [user, at, created_at, row.req_id.bytes]),
+            (True, HISTORY, [part, at, user, created_at, row.req_id.bytes]),
             (True, PERIOD, [user, at]),
         ]
     theirs = BatchMessage(BatchType.UNLOGGED, queries, ConsistencyLevel.LOCAL_QUORUM)
@@ -156,6 +169,13 @@ def test_a_row_that_nobody_of_us_wrote_is_damaged(name: str, value: object) -> N
     with pytest.raises(RecordsDamaged, match="table transfers") as caught:
         record_of(columns)
     assert str(columns[COLUMNS.index("req_id")]) in str(caught.value)
+
+
+@pytest.mark.parametrize("step", [1, 2, 16, 1_000, 4_096, 1 << 22, 1 << 40])
+def test_histories_are_shared_out_evenly_whatever_users_are_called(step: int) -> None:
+    parts = Counter(history_part(7 + number * step) for number in range(16_000))
+    assert sorted(parts) == list(range(HISTORY_PARTS))
+    assert max(parts.values()) < 1_500
 
 
 def test_known_keys_are_bounded_and_keep_those_in_use() -> None:

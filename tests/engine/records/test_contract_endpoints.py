@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from support.cassandra_stores import CassandraStore, connected, open_quietly, server_or_skip, settings_of
+from support.cassandra_stores import CassandraStore
 from support.record_stores import Reopenable, record
-from transfer_engine.engine.records import cassandra_schema
 from transfer_engine.engine.records.protocol import (
     OUTBOX_SHARDS,
     JournalBlob,
-    RecordsMisconfigured,
     RecordStore,
     RecordsUnavailable,
 )
@@ -98,22 +96,3 @@ async def test_cassandra_writes_no_row_before_the_blobs_of_its_write(
         assert await store.get(record(1).req_id.int) is None
         await store.write([blob], [record(1)])
         assert await store.get(record(1).req_id.int) == record(1)
-
-
-async def test_a_keyspace_of_the_former_version_is_brought_up_to_date() -> None:
-    settings = settings_of(server_or_skip())
-    cassandra_schema.apply(settings, lambda _: None)
-    with connected(settings) as session:
-        session.execute(f"DROP TABLE {settings.keyspace}.webhook_endpoints", timeout=60)
-        session.execute(
-            f"DELETE FROM {settings.keyspace}.schema_version WHERE component = 'records' AND version > 1"  # noqa: S608
-        )
-    with pytest.raises(RecordsMisconfigured, match="schema apply"):
-        async with open_quietly(settings):
-            pass
-    told: list[str] = []
-    cassandra_schema.apply(settings, told.append)
-    assert told == [f"keyspace {settings.keyspace}: schema version 2 applied"]
-    async with open_quietly(settings) as store:
-        await store.put_endpoint(endpoint(7))
-        assert await store.get_endpoint(7) == endpoint(7)
