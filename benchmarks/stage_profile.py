@@ -36,7 +36,7 @@ _UTIME: Final = 11
 _SAMPLING: Final = "Sampling process"
 
 
-class NoProfile(Exception):
+class NoProfile(RuntimeError):
     """There is no profiler, or it may not look at the process. The message says what would help."""
 
 

@@ -45,6 +45,9 @@ _UPDATE: Final = (
     "UPDATE baseline_accounts SET balance = balance + $1 WHERE user_id = $2 AND account = $3 AND asset_id = $4"
 )
 _FORMER: Final = "SELECT req_id, source, target, user_id, asset_id, amount FROM baseline_transfers WHERE key = $1"
+_SERVERS: Final = (
+    "SELECT pid FROM pg_stat_activity WHERE inet_server_addr() IS NULL OR inet_server_addr() << '127.0.0.0/8'"
+)
 
 
 class PostgresStore:
@@ -89,6 +92,11 @@ class PostgresStore:
         async with self._pool.acquire() as connection:
             rows = await connection.fetch("SELECT user_id, account, balance FROM baseline_accounts")
         return [Balance(**dict(row)) for row in rows]
+
+    async def servers(self) -> list[int]:
+        """Return PostgreSQL's processes, where they are on this machine."""
+        async with self._pool.acquire() as connection:
+            return [row["pid"] for row in await connection.fetch(_SERVERS)]
 
     async def close(self) -> None:
         """Disconnect; the tables stay until they are made anew."""

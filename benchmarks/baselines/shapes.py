@@ -59,6 +59,10 @@ class Store(Protocol):
         """Return what every account has, for the check after a run."""
         ...
 
+    async def servers(self) -> list[int]:
+        """Return the processes behind it that run on this machine, so that their CPU can be measured."""
+        ...
+
     async def close(self) -> None:
         """Disconnect."""
         ...
@@ -104,5 +108,9 @@ def make_app(store: Store, opening: Opening) -> FastAPI:
     @app.get("/balances")
     async def balances() -> list[Balance]:
         return await store.balances()
+
+    @app.get("/servers")
+    async def servers() -> list[int]:
+        return await store.servers()
 
     return app

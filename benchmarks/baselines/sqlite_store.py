@@ -74,6 +74,10 @@ class SqliteStore:
         """Return what every account has."""
         return await self._run(self._balances)
 
+    async def servers(self) -> list[int]:
+        """Return none: SQLite is in this process."""
+        return []
+
     async def close(self) -> None:
         """Close the file."""
         await self._run(self._connection.close)
