@@ -5,6 +5,7 @@ import sys
 import click
 
 from transfer_engine.benchmarks.compare_command import compare_reports
+from transfer_engine.benchmarks.door_commands import http, websocket
 from transfer_engine.benchmarks.engine_command import engine
 
 
@@ -21,7 +22,7 @@ def bench(context: click.Context) -> None:
         context.invoke(engine)
 
 
-for _command in (engine, compare_reports):
+for _command in (engine, http, websocket, compare_reports):
     bench.add_command(_command)
 
 

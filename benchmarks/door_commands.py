@@ -1,215 +1,255 @@
-"""The commands that measure the doors: HTTP, websocket, idle websockets, overload."""
+"""`transfer-engine bench http` and `bench websocket`: transfers through a door, of our own server or a running one."""
 
-import sys
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_args
 
 import click
-import trio
+import msgspec
 
-from transfer_engine.benchmarks.http_door import Round, run_http
-from transfer_engine.benchmarks.idle_websockets import run_idle
-from transfer_engine.benchmarks.overload import Overloaded, run_overload
-from transfer_engine.benchmarks.server_processes import Books
-from transfer_engine.benchmarks.websocket_door import BATCHES_IN_FLIGHT, IN_FLIGHT, SocketRound, run_websocket
+from transfer_engine.benchmarks.door_floors import http_floor, websocket_floor
+from transfer_engine.benchmarks.faults import KINDS, parse_fault
+from transfer_engine.benchmarks.http_wire import parse_url
+from transfer_engine.benchmarks.options import load_options, source_options
+from transfer_engine.benchmarks.output import Output, output_options
+from transfer_engine.benchmarks.plan import (
+    Backends,
+    Closed,
+    Door,
+    Fault,
+    Generator,
+    Length,
+    Open,
+    Plan,
+    Target,
+    Traffic,
+)
+from transfer_engine.benchmarks.progress import Progress
+from transfer_engine.benchmarks.reporting import report_on
+from transfer_engine.benchmarks.result import Floor, Report
+from transfer_engine.benchmarks.running import run
+from transfer_engine.benchmarks.sources import Sources
+from transfer_engine.benchmarks.websocket_sender import UNANSWERED_MOST
+from transfer_engine.benchmarks.wrk import why_not_wrk
+from transfer_engine.http.remote import TOKEN_VARIABLE
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-Result = TypeVar("Result")
+_R = TypeVar("_R")
+_OWN: Final = ""
+"""The value of ``--token`` without one: a token of a server of the run's own."""
+_FLOOR_S: Final = 3.0
 
 
-def _server_options(command: Command) -> Command:
-    for option in (
-        click.option("--access-log/--no-access-log", default=False, help="A line for each transfer."),
-        click.option("--limits/--no-limits", default=False, help="Count rates and daily sums; none is reached."),
-        click.option("--token/--no-token", default=False, help="Every request proves itself by a token."),
-    ):
-        command = option(command)
-    return command
-
-
-def _door(default: str) -> Callable[[Command], Command]:
-    return click.option("--door", type=click.Choice(["main", "express"]), default=default, show_default=True)
-
-
-def run(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Return what ``work`` does; a server that does not start is told in a line."""
+def _faults(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[Fault, ...]:
     try:
-        return trio.run(work)
-    except RuntimeError as error:
-        raise click.ClickException(str(error)) from None
+        return tuple(parse_fault(value) for value in values)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx=context, param=parameter) from None
 
 
-def _tell(measured: Round) -> None:
-    transfers = f"  {measured.transfers_rate:8,.0f} transfers/s" if measured.transfers_rate else " " * 22
-    print(
-        f"{measured.name:>34}: {measured.requests_rate:8,.0f} requests/s{transfers}  p50 {measured.p50_ms:.1f} ms  "
-        f"p99 {measured.p99_ms:.1f} ms  server {measured.server_us:.0f} µs CPU each  {measured.others}",
-        flush=True,
-    )
-
-
-def end(books: Books, others: list[str]) -> None:
-    """Say whether the books hold, and end the process by an error where they don't, or where something went wrong."""
-    print(
-        f"books: audit (I1, I2, I3, I7) of {books.transfers:,} ledger transfers: {'; '.join(books.findings) or 'holds'}"
-    )
-    if not books.hold:
-        sys.exit("the books don't hold: this is no run")
-    if any(others):
-        sys.exit("some transfers were not committed")
-
-
-@click.command()
-@_door("main")
-@click.option("--batch", type=click.IntRange(0, 1_000), default=0, help="Transfers in a request; 0: one, no batch.")
-@click.option("--connections", default=32, show_default=True, type=click.IntRange(min=1))
-@click.option("--seconds", default=5.0, show_default=True, help="Length of a round.")
-@click.option("--rounds", default=3, show_default=True, help="Rounds of each server, in turn.")
-@_server_options
-def http(
-    door: str,
-    batch: int,
-    connections: int,
-    seconds: float,
-    rounds: int,
-    token: bool,
-    limits: bool,
-    access_log: bool,
-) -> None:
-    """Transfers over HTTP, against the door's floor."""
-    result = run(
-        lambda: run_http(
-            door=door,
-            batch=batch,
-            connections=connections,
-            seconds=seconds,
-            rounds=rounds,
-            token=token,
-            limits=limits,
-            access_log=access_log,
-            tell=_tell,
-        )
-    )
-    print(f"door / floor: {result.ratio:.2f} of the requests (load by {result.generator})")
-    end(result.books, [each.others for each in result.door])
-
-
-def _tell_socket(measured: SocketRound) -> None:
-    transfers = f"  {measured.transfers_rate:8,.0f} transfers/s" if measured.transfers_rate else " " * 22
-    others = f"  {measured.others} were not committed" if measured.others else ""
-    print(
-        f"{measured.name:>42}: {measured.frames_rate:8,.0f} frames/s{transfers}  p50 {measured.p50_ms:.1f} ms  "
-        f"p99 {measured.p99_ms:.1f} ms  server {measured.server_us:.0f} µs CPU each{others}",
-        flush=True,
-    )
-
-
-@click.command()
-@_door("express")
-@click.option("--batch", type=click.IntRange(0, 1_000), default=0, help="Transfers in a frame; 0: one, no batch.")
-@click.option("--connections", default=16, show_default=True, type=click.IntRange(min=1))
-@click.option(
-    "--in-flight", default=0, type=click.IntRange(min=0), help="Unanswered frames of a connection.  [64, batches: 4]"
+_DOOR: Final = (
+    click.option("--door", type=click.Choice(get_args(Door)), default="express", show_default=True),
+    click.option(
+        "--batch", type=click.IntRange(1, 1_000), default=1, show_default=True, help="Transfers in a message."
+    ),
+    click.option("--limits/--no-limits", default=False, help="Count rates and daily sums; none is reached."),
+    click.option("--access-log/--no-access-log", default=False, help="A line for each transfer."),
+    click.option(
+        "--token",
+        is_flag=False,
+        flag_value=_OWN,
+        metavar="[TOKEN]",
+        help="Every message proves itself by a token; with --url this one (better: --token-file).",
+    ),
+    click.option(
+        "--token-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"With --url: a file with the token.  [{TOKEN_VARIABLE}: the token itself]",
+    ),
+    click.option(
+        "--url", help="Load a server that runs already, at this address of the door; users are the run's own."
+    ),
+    click.option(
+        "--fault",
+        "faults",
+        multiple=True,
+        callback=_faults,
+        metavar="WHAT@AT[:FOR]",
+        help=f"As in kill-server@5s or pause-ledger@5s:2s; once for each. WHAT: {', '.join(KINDS)}.",
+    ),
+    click.option(
+        "--floor/--no-floor", "has_floor", default=True, help="Also load the door's floor, without an engine."
+    ),
 )
-@click.option("--seconds", default=5.0, show_default=True, help="Length of a round.")
-@click.option("--rounds", default=3, show_default=True, help="Rounds of each server, in turn.")
-@_server_options
-def websocket(
-    door: str,
-    batch: int,
-    connections: int,
-    in_flight: int,
-    seconds: float,
-    rounds: int,
-    token: bool,
-    limits: bool,
-    access_log: bool,
-) -> None:
-    """Transfers over websockets, pipelined, against trio-websocket's echo."""
-    result = run(
-        lambda: run_websocket(
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What both commands are asked for."""
+
+    target: Target
+    sources: Sources
+    faults: tuple[Fault, ...]
+    has_floor: bool
+
+
+def door_options(command: Callable[..., _R]) -> Callable[..., _R]:
+    """Give a command what says which door; it gets ``asked``, whose target has no kind and no connections yet."""
+
+    @wraps(command)
+    def with_door(
+        *arguments: Any,
+        door: Door,
+        batch: int,
+        limits: bool,
+        access_log: bool,
+        token: str | None,
+        token_file: Path | None,
+        url: str | None,
+        faults: tuple[Fault, ...],
+        has_floor: bool,
+        sources: Sources,
+        **others: Any,
+    ) -> _R:
+        given = _token(url, token, token_file)
+        if url is not None:
+            _check_url(url, limits=limits, access_log=access_log, faults=faults)
+        else:
+            _check_faults(faults, sources.backends)
+        target = Target(
             door=door,
             batch=batch,
-            connections=connections,
-            in_flight=in_flight or (BATCHES_IN_FLIGHT if batch else IN_FLIGHT),
-            seconds=seconds,
-            rounds=rounds,
-            token=token,
-            limits=limits,
-            access_log=access_log,
-            tell=_tell_socket,
+            url=url,
+            has_token=token == _OWN or given is not None,
+            has_limits=limits,
+            has_access_log=access_log,
+            backends=sources.backends,
         )
-    )
-    print(f"websocket / floor: {result.ratio:.2f} of the frames (load by frames of our own)")
-    end(result.books, [str(each.others or "") for each in result.door])
+        sources = msgspec.structs.replace(sources, token=given)
+        asked = _Asked(target, sources, faults, has_floor and url is None)
+        return command(*arguments, asked=asked, **others)
 
-
-@click.command("idle-websockets")
-@_door("express")
-@click.option("--connections", default=5_000, show_default=True, type=click.IntRange(min=1))
-@click.option("--subscribe/--no-subscribe", default=False, help="Each is told of one user's transfers and balances.")
-@click.option("--watch", "watch_s", default=10.0, show_default=True, help="Seconds for which they are idle.")
-def idle_websockets(door: str, connections: int, subscribe: bool, watch_s: float) -> None:
-    """Memory of the server for each idle websocket."""
-    result = run(lambda: run_idle(door=door, connections=connections, subscribe=subscribe, watch_s=watch_s, tell=print))
-    print(
-        f"with {result.connections:,} idle websockets{', subscribed' if subscribe else ''}: {result.after_kib:,} KiB, "
-        f"{result.each_kib:.1f} KiB each; {result.cpu_share:.1%} of a core"
-    )
-    end(result.books, [])
+    for option in reversed(_DOOR):
+        with_door = option(with_door)
+    return with_door
 
 
 @click.command()
+@click.option("--connections", default=32, show_default=True, type=click.IntRange(1, 10_000), help="One request each.")
 @click.option(
-    "--factor",
-    "factors",
-    multiple=True,
-    type=click.FloatRange(min=1),
-    default=(2.0, 3.0, 5.0),
+    "--generator",
+    type=click.Choice(["auto", *get_args(Generator)]),
+    default="auto",
     show_default=True,
-    help="Of the peak; once for each.",
+    help="Who sends; auto is wrk where it is on PATH and can: a closed loop of plain single transfers.",
 )
-@_door("express")
-@click.option("--connections", default=32, show_default=True, type=click.IntRange(min=1))
-@click.option("--seconds", default=5.0, show_default=True, help="Length of each load.")
-@_server_options
-def overload(
-    factors: tuple[float, ...],
-    door: str,
+@source_options
+@door_options
+@load_options
+@output_options
+def http(
     connections: int,
-    seconds: float,
-    token: bool,
-    limits: bool,
-    access_log: bool,
+    generator: str,
+    asked: _Asked,
+    traffic: Traffic,
+    loop: Closed | Open,
+    length: Length,
+    output: Output,
 ) -> None:
-    """Multiples of what the engine can do, over websockets: goodput, and how quickly the rest is refused."""
-    result = run(
-        lambda: run_overload(
-            door=door,
-            factors=factors,
-            connections=connections,
-            seconds=seconds,
-            token=token,
-            limits=limits,
-            access_log=access_log,
-            tell=_tell_overload,
-        )
-    )
-    print(f"at the peak: {result.peak_us:.0f} µs of the server's CPU a commit")
-    end(result.books, [])
+    """Load a door over HTTP, one transfer or a batch a request, one request at a time on each connection."""
+    target = msgspec.structs.replace(asked.target, kind="http", connections=connections)
+    if isinstance(loop, Closed):
+        loop = Closed(in_flight=min(loop.in_flight, connections * target.batch))
+        connections = max(loop.in_flight // target.batch, 1)
+        target = msgspec.structs.replace(target, connections=connections)
+    plan = Plan(target=target, traffic=traffic, loop=loop, length=length, faults=asked.faults)
+    reason = why_not_wrk(plan)
+    if generator == "wrk" and reason is not None:
+        raise click.UsageError(f"--generator wrk: {reason}")
+    if generator != "python" and reason is None:
+        plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(target, generator="wrk"))
+    by = "wrk" if plan.target.generator == "wrk" else "the suite's own callers, on bare sockets"
+    seconds = _FLOOR_S if length.transfers is not None else min(length.seconds, _FLOOR_S)
+    _measure(plan, asked, output, lambda: http_floor(plan.target, seconds=seconds), f"sent by {by}")
 
 
-def _tell_overload(peak: float, load: Overloaded | None) -> None:
-    if load is None:
-        print(f"peak, closed loop: {peak:,.0f} transfers/s", flush=True)
-        return
-    share = load.goodput / peak
-    print(
-        f"{load.factor:g}x: {load.offered:,.0f}/s offered, {load.held_back:,.0f}/s of them not taken from the socket, "
-        f"{load.goodput:,.0f}/s committed ({share:.2f} of the peak)  "
-        f"{load.outcomes}" + (f"  {load.unanswered} UNANSWERED" if load.unanswered else "")
-    )
-    print(f"    committed: {load.committed}\n    all others: {load.refused}")
-    print(
-        f"    server: {load.server_us:.0f} µs of CPU a commit; the load itself was busy for {load.busy:.0%} of the time"
-    )
+@click.command()
+@click.option(
+    "--connections", default=16, show_default=True, type=click.IntRange(1, 10_000), help="Shared by all callers."
+)
+@source_options
+@door_options
+@load_options
+@output_options
+def websocket(
+    connections: int,
+    asked: _Asked,
+    traffic: Traffic,
+    loop: Closed | Open,
+    length: Length,
+    output: Output,
+) -> None:
+    """Load a door over websockets, one transfer or a batch a frame, many frames unanswered on each connection."""
+    batch = asked.target.batch
+    target = msgspec.structs.replace(asked.target, kind="websocket", connections=connections)
+    in_flight = loop.in_flight if isinstance(loop, Closed) else loop.in_flight_most
+    in_flight = min(max(in_flight // batch, 1), connections * max(UNANSWERED_MOST // batch, 1)) * batch
+    if isinstance(loop, Closed):
+        loop = Closed(in_flight=in_flight)
+    else:
+        loop = msgspec.structs.replace(loop, in_flight_most=in_flight)
+    plan = Plan(target=target, traffic=traffic, loop=loop, length=length, faults=asked.faults)
+    note = f"at most {in_flight:,} transfers unanswered: {in_flight / batch / connections:.1f} frames a connection"
+    seconds = _FLOOR_S if length.transfers is not None else min(length.seconds, _FLOOR_S)
+    _measure(plan, asked, output, lambda: websocket_floor(target, in_flight=in_flight, seconds=seconds), note)
+
+
+def _measure(plan: Plan, asked: _Asked, output: Output, floor: Callable[[], Any], note: str) -> None:
+    async def work(progress: Progress, report: Report) -> Report:
+        floors: tuple[Floor, ...] = ()
+        if asked.has_floor:
+            progress.step("the door's floor")
+            floors = (await floor(),)
+        result = await run(plan, asked.sources, progress)
+        return msgspec.structs.replace(report, results=(result,), floors=floors, notes=(*report.notes, note))
+
+    report_on(work, output)
+
+
+def _token(url: str | None, token: str | None, token_file: Path | None) -> str | None:
+    """Return the token for a server that runs already."""
+    if url is None:
+        if token_file is not None or token:
+            raise click.UsageError(
+                "a token of yours is for --url; --token alone makes one for a server of the run's own"
+            )
+        return None
+    if token == _OWN:
+        raise click.UsageError(f"--token needs its value with --url: better give --token-file, or set {TOKEN_VARIABLE}")
+    if token_file is not None:
+        try:
+            return token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--token-file {token_file} can't be read: {error}") from None
+    return token or os.environ.get(TOKEN_VARIABLE) or None
+
+
+def _check_url(url: str, *, limits: bool, access_log: bool, faults: tuple[Fault, ...]) -> None:
+    try:
+        parse_url(url)
+    except ValueError as error:
+        raise click.UsageError(f"--url: {error}") from None
+    for is_given, option in ((limits, "--limits"), (access_log, "--access-log"), (faults, "--fault")):
+        if is_given:
+            raise click.UsageError(f"{option} is for a server of the run's own, not for one at a --url")
+
+
+def _check_faults(faults: tuple[Fault, ...], backends: Backends) -> None:
+    for fault in faults:
+        what, _, whom = fault.what.partition("-")
+        if whom == "server":
+            continue
+        if what == "kill":
+            raise click.UsageError(f"--fault {fault.what}: only the server is started again; use pause-{whom}")
+        if backends.ledger == "embedded" if whom == "ledger" else backends.records == "sqlite":
+            raise click.UsageError(f"--fault {fault.what}: the {whom} is in the server's process; name --{whom}")

@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from transfer_engine.benchmarks.frames import Socket, frame, open_socket
+from transfer_engine.benchmarks.http_wire import Address
 from transfer_engine.benchmarks.load import http_load, request_bytes
 from transfer_engine.benchmarks.measures import Meter
 from transfer_engine.benchmarks.plan import AMOUNT, ASSET_ID, Target
@@ -18,7 +19,6 @@ from transfer_engine.benchmarks.server_processes import floor_server
 from transfer_engine.benchmarks.wrk import find_wrk, run_wrk
 
 _WARM_UP_S: Final = 0.3
-_USERS: Final = 1_000
 _ITEM: Final = b'{"from":"funding","to":"trading","user_id":1,"asset_id":%d,"amount":%d,"idempotency_key":"%020d"}' % (
     ASSET_ID,
     AMOUNT,
@@ -36,14 +36,14 @@ async def http_floor(target: Target, *, seconds: float) -> Floor:
     is_express = target.door == "express"
     module = "bare_express" if is_express else "empty_door"
     name = "bare trio + httptools POST" if is_express else "empty quart-trio POST"
-    wrk = find_wrk() if is_express and target.batch == 1 and seconds >= 1 else None
+    wrk = find_wrk() if is_express and target.generator == "wrk" else None
     body = b'{"transfers":[%s]}' % b",".join([_ITEM] * target.batch) if target.batch > 1 else _ITEM
     request = request_bytes("/api/v1/transfer" if is_express else "/empty", body)
 
     async def load(port: int, length_s: float) -> int:
         if wrk is not None:
-            got = await run_wrk(wrk, port, connections=target.connections, seconds=length_s, token=None, users=_USERS)
-            return got.requests
+            address = Address("127.0.0.1", port)
+            return (await run_wrk(wrk, address, connections=target.connections, seconds=length_s)).requests
         return (
             await http_load(port, build=lambda _: request, connections=target.connections, seconds=length_s)
         ).requests

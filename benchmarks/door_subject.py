@@ -3,24 +3,31 @@
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Any, Final
+
+import trio
 
 from transfer_engine.benchmarks.door_api import DoorApi, NotAllowed, door_api
 from transfer_engine.benchmarks.expectations import Expectations
+from transfer_engine.benchmarks.faults import Victims, strike, victims_of
 from transfer_engine.benchmarks.http_sender import http_sender
 from transfer_engine.benchmarks.http_wire import Address, parse_url
-from transfer_engine.benchmarks.plan import FUNDS, SLOW_CORE, Plan, Target
+from transfer_engine.benchmarks.loops import Around, clock
+from transfer_engine.benchmarks.plan import FUNDS, SLOW_CORE, Fault, Plan, Target, Traffic
 from transfer_engine.benchmarks.private_keyspace import PREFIX
+from transfer_engine.benchmarks.recording import Recording
 from transfer_engine.benchmarks.result import Books
 from transfer_engine.benchmarks.sending import Order, Sender
 from transfer_engine.benchmarks.served_engine import FINDINGS_MOST, ServedEngine, audit, served_engine
-from transfer_engine.benchmarks.sources import Ground
+from transfer_engine.benchmarks.sources import Ground, Sources, open_ground
 from transfer_engine.benchmarks.subject import Counters, counters_of
 from transfer_engine.benchmarks.websocket_sender import websocket_sender
+from transfer_engine.benchmarks.wrk import find_wrk, run_wrk, why_not_wrk
 
 ACCOUNTS: Final = ("funding", "trading")
 _SETTLE_S: Final = 90.0
 _HELD_S: Final = 60.0
+_PAUSE_S: Final = 0.2
 _LOOKED_AT_MOST: Final = 2_000
 """Users whose balances are compared; of more, these many, evenly chosen."""
 _PER_RUN: Final = 1_000_000
@@ -38,6 +45,9 @@ class DoorSubject:
         self,
         expectations: Expectations,
         api: DoorApi,
+        address: Address,
+        token: str | None,
+        *,
         server: ServedEngine | None,
         ground: Ground | None,
         users: range,
@@ -45,9 +55,12 @@ class DoorSubject:
         is_own: bool,
     ) -> None:
         self.expectations = expectations
+        self.address = address
+        """Where the door is."""
+        self._token = token
         self.server = server
         self.servers = ground.servers if ground is not None else ()
-        self.ground = ground
+        self._victims = victims_of(ground, server) if ground is not None else Victims()
         self._api = api
         self._users = users
         self._before = before
@@ -71,36 +84,79 @@ class DoorSubject:
         statistics = await self._api.statistics()
         return counters_of(statistics) if statistics is not None else None
 
-    def keep_told(self) -> None:
-        """Remember the last orders that were told as committed: what a fault must not undo."""
+    async def load_by_wrk(self, plan: Plan, recording: Recording, around: Around) -> None:
+        """Have wrk make a plan's load; what it leaves under way at the end has an outcome that nobody knows.
+
+        Raises:
+            RuntimeError: wrk can't, or failed.
+        """
+        wrk = find_wrk()
+        if wrk is None or (reason := why_not_wrk(plan)) is not None:
+            raise RuntimeError(f"wrk can't make this load: {reason if wrk is not None else 'it is not on PATH'}")
+        target, traffic = plan.target, plan.traffic
+        self.expectations.nameless += target.connections
+        options: dict[str, Any] = {
+            "connections": target.connections,
+            "token": self._token,
+            "users": traffic.users,
+            "first_user": self.expectations.offset + 1,
+            "seed": traffic.seed,
+        }
+        if plan.length.warm_up_s:
+            await run_wrk(wrk, self.address, seconds=plan.length.warm_up_s, **options)
+        await around.begin()
+        recording.begin(clock())
+        got = await run_wrk(wrk, self.address, seconds=plan.length.seconds, **options)
+        recording.take_over(got.outcomes, got.latencies_us, seconds=got.seconds)
+        await around.end()
+
+    async def make(self, fault: Fault) -> None:
+        """Do this to the server, or to what is behind it; what was told before is asked for again at the end.
+
+        Raises:
+            RuntimeError: that can't be done, or a killed server did not start again.
+        """
         self._told += self.expectations.told
+        await strike(fault, self._victims)
 
     async def books(self) -> Books:
         """Ask for what is unknown, compare balances with what was told; end a server of our own, audit its books."""
-        expectations = self.expectations
-        unknown, findings = expectations.unknown, []
-        findings += await expectations.settle(within_s=_SETTLE_S)
+        expectations, server = self.expectations, self.server
+        unknown = expectations.unknown
+        if server is not None and server.pid is None:  # the load was over before its fault was
+            await server.start()
+        findings = await expectations.settle(within_s=_SETTLE_S)
         findings += await expectations.ask_told(self._told, within_s=_SETTLE_S)
-        how = [f"balances of {len(self._users):,} users against what was told"]
+        against = "what they had together" if expectations.nameless else "what was told"
+        how = [f"balances of {len(self._users):,} users against {against}"]
         if unknown:
             how.append(f"{unknown:,} unknown outcomes asked for again")
         if self._told:
             how.append(f"{len(self._told):,} told before a fault asked for again")
         findings += wrong_balances(
             self._before,
-            await self._api.balances(self._users),
+            await self._balances_at_rest(),
             expectations.expected(),
             may_differ=bool(expectations.nameless),
         )
         if expectations.nameless:
-            how.append(f"{expectations.nameless:,} outcomes of transfers without a key can't be known")
-        if self.server is not None:
-            await self.server.stop()
+            how.append(f"{expectations.nameless:,} outcomes that nobody waited for and no key names")
+        if server is not None:
+            await server.stop()
             if self._is_own:
-                audited = await audit(self.server.settings)
+                audited = await audit(server.settings)
                 how.insert(0, audited.how)
                 findings += audited.findings
         return Books(how="; ".join(how), findings=tuple(findings[:FINDINGS_MOST]))
+
+    async def _balances_at_rest(self) -> Balances:
+        """Return the balances once nothing is held any more, or after some time with what is."""
+        until = trio.current_time() + _HELD_S
+        while True:
+            balances = await self._api.balances(self._users)
+            if trio.current_time() > until or not any(frozen for _, frozen in balances.values()):
+                return balances
+            await trio.sleep(_PAUSE_S)
 
 
 def wrong_balances(
@@ -135,67 +191,77 @@ def _sum(balances: Balances) -> int:
 
 
 @asynccontextmanager
-async def served_door(plan: Plan, ground: Ground) -> AsyncIterator[DoorSubject]:
-    """Start a server on this ground, and fund the traffic's users.
+async def open_door_subject(target: Target, traffic: Traffic, sources: Sources) -> AsyncIterator[DoorSubject]:
+    """Bring a door up and give the traffic's users money: of a server of the run's own, or at the target's URL.
 
     Raises:
-        RuntimeError: it did not start, or the users could not be funded.
-        OSError: the sender can't connect.
+        UNUSABLE: see :mod:`transfer_engine.benchmarks.sources`.
     """
-    target = plan.target
-    is_own = _is_own(ground)
-    async with (
-        served_engine(
-            ground.settings,
-            has_token=target.has_token,
-            has_limits=target.has_limits,
-            has_access_log=target.has_access_log,
-        ) as server,
-        _subject(
-            plan, server.address(target.door), server.token, server=server, ground=ground, is_own=is_own
-        ) as subject,
-    ):
-        yield subject
-
-
-@asynccontextmanager
-async def running_door(plan: Plan, token: str | None) -> AsyncIterator[DoorSubject]:
-    """Fund users of the run's own on the server at the plan's URL.
-
-    Raises:
-        RuntimeError: the users could not be funded, or the server does not answer.
-        ValueError: the URL is none.
-    """
-    if plan.target.url is None:
-        raise ValueError("the plan names no URL")
-    async with _subject(plan, parse_url(plan.target.url), token) as subject:
-        yield subject
+    if target.url is not None:
+        async with _subject(target, traffic, address_of(target.url), sources.token) as subject:
+            yield subject
+        return
+    with open_ground(sources, traffic) as ground:
+        async with (
+            served_engine(
+                ground.settings,
+                has_token=target.has_token,
+                has_limits=target.has_limits,
+                has_access_log=target.has_access_log,
+            ) as server,
+            _subject(
+                target, traffic, server.address(target.door), server.token, server=server, ground=ground
+            ) as subject,
+        ):
+            yield subject
 
 
 @asynccontextmanager
 async def _subject(
-    plan: Plan,
+    target: Target,
+    traffic: Traffic,
     address: Address,
     token: str | None,
     *,
     server: ServedEngine | None = None,
     ground: Ground | None = None,
-    is_own: bool = False,
 ) -> AsyncIterator[DoorSubject]:
+    is_own = ground is not None and _is_own(ground)
     first = 1 if is_own else int(time.time()) * _PER_RUN + 1
-    users = range(first, first + (1 if plan.traffic.pick == "hot" else plan.traffic.users))
-    target = plan.target
+    users = range(first, first + (1 if traffic.pick == "hot" else traffic.users))
     async with AsyncExitStack() as stack:
         api_address = address if server is None else server.address("express")
         api = await stack.enter_async_context(door_api(api_address, token))
         await _fund(api, users)
-        if plan.traffic.slow:
-            await api.behave(SLOW_CORE, {"latency_ms": plan.traffic.slow_ms})
+        if traffic.slow:
+            await api.behave(SLOW_CORE, {"latency_ms": traffic.slow_ms})
         sender = await stack.enter_async_context(_sender(target, address, token))
         looked_at = users[:: max(len(users) // _LOOKED_AT_MOST, 1)]
         before = await api.balances(looked_at)
-        expectations = Expectations(sender, repeats=plan.traffic.replays > 0, first_user=first)
-        yield DoorSubject(expectations, api, server, ground, looked_at, before, is_own)
+        expectations = Expectations(sender, repeats=traffic.replays > 0, first_user=first)
+        yield DoorSubject(
+            expectations,
+            api,
+            address,
+            token,
+            server=server,
+            ground=ground,
+            users=looked_at,
+            before=before,
+            is_own=is_own,
+        )
+
+
+def address_of(url: str) -> Address:
+    """Return where a server is.
+
+    Raises:
+        RuntimeError: the URL is none.
+    """
+    try:
+        return parse_url(url)
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
 
 
 async def _fund(api: DoorApi, users: range) -> None:

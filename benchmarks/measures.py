@@ -26,6 +26,8 @@ NATIVE: Final = "native threads"
 """Threads that Python does not know: those of the TigerBeetle client."""
 _WORKERS: Final = "Trio thread"
 ENDED: Final = "ended threads"
+OTHERS: Final = "other threads"
+"""Of another process, without a name in the system: drivers' threads."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -40,7 +42,11 @@ class Usage(msgspec.Struct, frozen=True):
     servers_s: float
     """CPU of the servers that the benchmark started."""
     engine_s: float = 0.0
-    """CPU of the engine's process, where that is another one."""
+    """CPU of the engine's process, where that is another one; of both, where it was killed and started again."""
+    engine_threads_s: dict[str, float] = {}
+    """The same by thread; empty where it was started again."""
+    children_s: float = 0.0
+    """CPU of other processes that this one started, and that ended meanwhile: a load's generator."""
 
     def cpu_us(self, count: int) -> float:
         """Return this process's CPU for each of ``count`` things, in µs."""
@@ -60,34 +66,41 @@ class Meter:
         self._engine = engine
         self._machine_s = _machine_s()
         self._servers_s = self._of_servers()
-        self._engine_s = self._of_engine()
+        self._engine_s = _process_s(engine)
+        self._engine_threads = _threads_s(engine) if engine is not None else {}
+        self._children_s = _children_s()
         self._threads = _threads_s()
         self._cpu_s = time.process_time()
         self._began = time.perf_counter()
 
-    def read(self) -> Usage:
-        """Return what was used since this meter was made."""
+    def read(self, engine: int | None = None) -> Usage:
+        """Return what was used since this meter was made; ``engine`` is the engine's process now, if another."""
         seconds = time.perf_counter() - self._began
         cpu_s = time.process_time() - self._cpu_s
-        used: defaultdict[str, float] = defaultdict(float)
-        for number, (name, total_s) in _threads_s().items():
-            used[name] += total_s - self._threads.get(number, (name, 0.0))[1]
+        used = _used_s(self._threads, _threads_s())
         if used and cpu_s > sum(used.values()) + 0.02 * cpu_s:
             used[ENDED] = cpu_s - sum(used.values())
+        children_s = _children_s() - self._children_s
+        engine_s = _process_s(engine) - self._engine_s
+        engine_threads_s: dict[str, float] = {}
+        if engine == self._engine:
+            if engine is not None:
+                engine_threads_s = _used_s(self._engine_threads, _threads_s(engine))
+        else:  # it was killed: what it had used until then is told as an ended child's
+            engine_s, children_s = engine_s + children_s, 0.0
         return Usage(
             seconds=seconds,
             cpu_s=cpu_s,
             threads_s={name: used[name] for name in sorted(used, key=lambda name: -used[name])},
             machine_s=_machine_s() - self._machine_s,
             servers_s=self._of_servers() - self._servers_s,
-            engine_s=self._of_engine() - self._engine_s,
+            engine_s=engine_s,
+            engine_threads_s=engine_threads_s,
+            children_s=children_s,
         )
 
     def _of_servers(self) -> float:
-        return sum(_stat_s(Path(f"/proc/{pid}/stat")) for pid in self._servers)
-
-    def _of_engine(self) -> float:
-        return 0.0 if self._engine is None else _stat_s(Path(f"/proc/{self._engine}/stat"))
+        return sum(_process_s(pid) for pid in self._servers)
 
 
 class LoopLag:
@@ -166,13 +179,44 @@ def _stat_s(stat: Path) -> float:
     return (int(fields[_UTIME]) + int(fields[_UTIME + 1])) / _TICKS_A_SECOND
 
 
-def _threads_s() -> dict[int, tuple[str, float]]:
-    """Return each thread's name and CPU seconds by its number."""
-    tasks = Path("/proc/self/task")
+def _process_s(pid: int | None) -> float:
+    return 0.0 if pid is None else _stat_s(Path(f"/proc/{pid}/stat"))
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _threads_s(pid: int | None = None) -> dict[int, tuple[str, float]]:
+    """Return the name and CPU seconds of each thread of a process (this one, without ``pid``) by its number."""
+    tasks = Path(f"/proc/{pid or 'self'}/task")
     if not tasks.exists():
         return {}
-    names = {thread.native_id: _name(thread) for thread in threading.enumerate()}
+    if pid is None:
+        names = {thread.native_id: _name(thread) for thread in threading.enumerate()}
+    else:
+        names = {int(task.name): _name_of_other(task, pid) for task in tasks.iterdir()}
     return {int(task.name): (names.get(int(task.name), NATIVE), _stat_s(task / "stat")) for task in tasks.iterdir()}
+
+
+def _used_s(before: dict[int, tuple[str, float]], after: dict[int, tuple[str, float]]) -> defaultdict[str, float]:
+    """Return what threads have used since, those of one name together."""
+    used: defaultdict[str, float] = defaultdict(float)
+    for number, (name, total_s) in after.items():
+        used[name] += total_s - before.get(number, (name, 0.0))[1]
+    return used
+
+
+def _name_of_other(task: Path, pid: int) -> str:
+    """Return what a thread of another process is for: by the name that it has in the system, if it has one."""
+    if int(task.name) == pid:
+        return TRIO_LOOP
+    try:
+        name = (task / "comm").read_text().strip()
+    except OSError:
+        return ENDED
+    return OTHERS if name.startswith("python") else name.rstrip(" -_0123456789") or OTHERS
 
 
 def _name(thread: threading.Thread) -> str:

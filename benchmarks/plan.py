@@ -1,4 +1,4 @@
-"""What a run is to do: which target, which load, for how long. Data alone; whoever reads a result reads its plan, too."""
+"""What a run is to do: which target, which load, for how long. Data alone; results are read with their plans."""
 
 from typing import Final, Literal
 
@@ -8,6 +8,7 @@ Kind = Literal["engine", "http", "websocket"]
 Door = Literal["main", "express"]
 Pick = Literal["uniform", "zipf", "hot"]
 Arrivals = Literal["poisson", "even"]
+Generator = Literal["python", "wrk"]
 LedgerName = Literal["embedded", "tigerbeetle"]
 RecordsName = Literal["sqlite", "cassandra"]
 
@@ -53,6 +54,8 @@ class Target(msgspec.Struct, frozen=True):
     has_limits: bool = False
     """Whether rate limits and daily sums are counted, without ever being reached."""
     has_access_log: bool = False
+    generator: Generator = "python"
+    """Who sends: the suite's own callers, or wrk (closed loops of plain single transfers over HTTP)."""
     backends: Backends = Backends()
 
 
@@ -94,8 +97,10 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
 
 class Length(msgspec.Struct, frozen=True):
-    """How long: ``seconds``, or until ``transfers`` were sent if that is given. The warm-up comes first and counts for
-    nothing."""
+    """How long: ``seconds``, or until ``transfers`` were sent if that is given.
+
+    The warm-up comes first and counts for nothing.
+    """
 
     seconds: float = 5.0
     transfers: int | None = None
@@ -138,4 +143,6 @@ def plan_name(plan: Plan) -> str:
     parts.append("one hot user" if traffic.pick == "hot" else f"{traffic.users:,} users")
     if isinstance(plan.loop, Open):
         parts.append(f"{plan.loop.rate:,.0f}/s")
+    if target.generator == "wrk":
+        parts.append("by wrk")
     return ", ".join(parts)

@@ -104,6 +104,15 @@ class Recording:
         if latency_us > self._second_longest_us:  # noqa: PLR1730  spares a call
             self._second_longest_us = latency_us
 
+    def take_over(self, outcomes: Mapping[str, int], latencies_us: Mapping[int, int], *, seconds: float) -> None:
+        """Keep what another generator has recorded since the begin: it is over, and had no single seconds."""
+        self.outcomes.update(outcomes)
+        self._latencies.update(latencies_us)
+        self._longest_us = max(latencies_us, default=0)
+        self.sent = self.answered = sum(outcomes.values())
+        self.achieved = sum(outcomes.get(success, 0) for success in _SUCCESSES)
+        self.ended = (self.began or 0.0) + seconds
+
     def mark(self, now: float) -> Sequence[float]:
         """Remember a fault's moment; what is returned gets the moment of the first success of a later transfer."""
         back: list[float] = []

@@ -47,7 +47,8 @@ class Bench:
         marks: list[_Mark] = []
         self._progress.load(plan)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_seconds, recording)
+            if plan.target.generator == "python":
+                nursery.start_soon(self._tell_seconds, recording)
             if self.subject.is_here:
                 nursery.start_soon(lag.run)
             for fault in plan.faults:
@@ -82,7 +83,7 @@ class Bench:
         from transfer_engine.benchmarks.door_subject import DoorSubject  # noqa: PLC0415  only doors need it
 
         if not isinstance(self.subject, DoorSubject):
-            raise RuntimeError("wrk loads doors alone")
+            raise RuntimeError("wrk loads doors alone")  # noqa: TRY004  a wish that can't be met
         await self.subject.load_by_wrk(plan, recording, measures)
 
     async def _tell_seconds(self, recording: Recording) -> None:
@@ -205,7 +206,7 @@ class _Measures:
     async def end(self) -> None:
         """Nothing more is sent."""
         if self._meter is not None:
-            self._usage = self._meter.read()
+            self._usage = self._meter.read(self._subject.pid)
         self._count = max(self._recording.answered, 1)
         self._after = await self._subject.counters()
 
@@ -218,9 +219,13 @@ class _Measures:
         is_here = self._subject.is_here
         return Cpu(
             total_us=(usage.cpu_s if is_here else usage.engine_s) * each,
-            threads_us={name: cpu_s * each for name, cpu_s in usage.threads_s.items()} if is_here else {},
+            threads_us={
+                name: cpu_s * each
+                for name, cpu_s in (usage.threads_s if is_here else usage.engine_threads_s).items()
+                if cpu_s
+            },
             servers_us=usage.servers_s * each,
-            load_us=0.0 if is_here else usage.cpu_s * each,
+            load_us=0.0 if is_here else (usage.cpu_s + usage.children_s) * each,
             machine_us=usage.machine_s * each,
         )
 

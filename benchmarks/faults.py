@@ -1,0 +1,123 @@
+"""Faults amid a load: a server that is killed and comes back, a server, ledger or record store that stands still."""
+
+import os
+import re
+import signal
+from contextlib import suppress
+from typing import Any, Final, Protocol, get_args
+
+import msgspec
+import trio
+
+from transfer_engine.benchmarks.listening import listening_pid
+from transfer_engine.benchmarks.plan import Fault
+from transfer_engine.benchmarks.sources import Ground
+
+KINDS: Final[tuple[str, ...]] = get_args(Fault.__annotations__["what"])
+_FAULT: Final = re.compile(r"([a-z-]+)@([0-9]+(?:\.[0-9]+)?)s?(?::([0-9]+(?:\.[0-9]+)?)s?)?")
+_CASSANDRA_PORT: Final = 9042
+
+
+def parse_fault(text: str) -> Fault:
+    """Return the fault that ``kill-server@5s`` or ``pause-ledger@5s:2s`` names: what, when, and for how long.
+
+    Raises:
+        ValueError: it names none; the message says what it should look like.
+    """
+    found = _FAULT.fullmatch(text)
+    if found is None or found[1] not in KINDS:
+        raise ValueError(f"{text!r} is no fault: say pause-ledger@5s:2s, with one of {', '.join(KINDS)}")
+    what: Any = found[1]
+    return Fault(at_s=float(found[2]), what=what, **({"for_s": float(found[3])} if found[3] else {}))
+
+
+class Server(Protocol):
+    """A server process that can be killed, started again, and held up."""
+
+    async def start(self) -> None:
+        """Start it again on its books."""
+        ...
+
+    async def kill(self) -> None:
+        """End it as a crash does."""
+        ...
+
+    def pause(self) -> None:
+        """Stop it where it stands."""
+        ...
+
+    def resume(self) -> None:
+        """Let it go on."""
+        ...
+
+
+class Victims(msgspec.Struct, frozen=True):
+    """What faults of a run can be made to."""
+
+    server: Server | None = None
+    ledger: int | None = None
+    """The process of the ledger's server."""
+    records: int | None = None
+    """The process of the record store's server."""
+
+
+def victims_of(ground: Ground, server: Server | None) -> Victims:
+    """Return what can be hurt: our own server, and the servers behind it where they run on this machine."""
+    settings = ground.settings
+    ledger = records = None
+    if settings.ledger == "tigerbeetle":
+        own = ground.tigerbeetle
+        ledger = own.pid if own is not None else listening_pid(settings.tigerbeetle.addresses[0])
+    if settings.records == "cassandra":
+        point = settings.cassandra.contact_points[0]
+        records = listening_pid(point if re.search(r":[0-9]+$", point) else f"{point}:{_CASSANDRA_PORT}")
+    return Victims(server=server, ledger=ledger, records=records)
+
+
+def why_not(fault: Fault, victims: Victims) -> str | None:
+    """Return why a fault can't be made; None where it can."""
+    what, _, whom = fault.what.partition("-")
+    if whom == "server":
+        return None if victims.server is not None else f"{fault.what}: there is no server of the run's own"
+    if what == "kill":
+        return f"{fault.what}: only a server of the run's own is started again; use pause-{whom}"
+    if _process(whom, victims) is None:
+        return f"{fault.what}: the {whom} of this run is no process on this machine"
+    return None
+
+
+async def strike(fault: Fault, victims: Victims) -> None:
+    """Make a fault, and end it after its time. Cancellation ends a pause at once, and leaves a killed server dead.
+
+    Raises:
+        RuntimeError: it can't be made, or a killed server did not start again.
+    """
+    if (reason := why_not(fault, victims)) is not None:
+        raise RuntimeError(reason)
+    what, _, whom = fault.what.partition("-")
+    server = victims.server
+    if whom == "server" and server is not None:
+        if what == "kill":
+            await server.kill()
+            await trio.sleep(fault.for_s)
+            await server.start()
+            return
+        server.pause()
+        try:
+            await trio.sleep(fault.for_s)
+        finally:
+            server.resume()
+        return
+    pid = _process(whom, victims)
+    if pid is None:
+        return
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await trio.sleep(fault.for_s)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def _process(whom: str, victims: Victims) -> int | None:
+    return victims.ledger if whom == "ledger" else victims.records
