@@ -88,6 +88,8 @@ class _Load:
 
     async def run(self) -> None:
         """Run it; an exception of a caller is raised as it is."""
+        if not self.length.warm_up_s:
+            await self._begin()
         async with trio.open_nursery() as nursery:
 
             async def guarded(work: Callable[[], Awaitable[None]]) -> None:
@@ -123,10 +125,14 @@ class _Load:
             self.stop()
         return count
 
-    async def _keep_time(self) -> None:
-        await trio.sleep(self.length.warm_up_s)
+    async def _begin(self) -> None:
         await self.around.begin()
         self.recording.begin(clock())
+
+    async def _keep_time(self) -> None:
+        if self.length.warm_up_s:
+            await trio.sleep(self.length.warm_up_s)
+            await self._begin()
         if self.left is None:
             with trio.move_on_after(self.length.seconds):
                 await self.all_sent.wait()

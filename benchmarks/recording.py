@@ -190,14 +190,13 @@ def percentiles_of(histogram: HdrHistogram, max_ms: float) -> Percentiles:
     if not count:
         return Percentiles(p50_ms=0.0, p90_ms=0.0, p99_ms=0.0, p999_ms=0.0, max_ms=0.0, mean_ms=0.0, count=0)
 
-    def at(percentile: float) -> float:
-        return min(float(histogram.get_value_at_percentile(percentile)) / 1e3, max_ms)
-
+    found = histogram.get_percentile_to_value_dict([50, 90, 99, 99.9])
+    p50_ms, p90_ms, p99_ms, p999_ms = (min(float(value_us) / 1e3, max_ms) for value_us in found.values())
     return Percentiles(
-        p50_ms=at(50),
-        p90_ms=at(90),
-        p99_ms=at(99),
-        p999_ms=at(99.9),
+        p50_ms=p50_ms,
+        p90_ms=p90_ms,
+        p99_ms=p99_ms,
+        p999_ms=p999_ms,
         max_ms=max_ms,
         mean_ms=min(float(histogram.get_mean_value()) / 1e3, max_ms),
         count=count,
