@@ -5,6 +5,9 @@ concluded from that: the same blobs and rows are written again (both are idempot
 
 Intents and rows go their own ways: a transfer that has not reached its source yet waits for no other one's end. Rows
 may be written in any order, since each carries its version.
+
+Rows that are looked for at one time are read together: after a restart, or when clients ask for all again, that is
+thousands, and a question each would cost three times as much as the transfers themselves.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +18,7 @@ from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.journal import INTENTS_IN_BLOB_MOST, Journal, Journaled
 from transfer_engine.engine.open_transfers import OpenTransfer
 from transfer_engine.engine.outbox import Outbox
-from transfer_engine.engine.records.protocol import RecordStore, RecordsUnavailable
+from transfer_engine.engine.records.protocol import RecordsDamaged, RecordStore, RecordsUnavailable
 from transfer_engine.engine.submitter import Health, until_answered
 from transfer_engine.schema.transfers import TransferRecord
 
@@ -23,6 +26,9 @@ Result = TypeVar("Result")
 
 ROWS_IN_FLUSH_MOST: Final = 4_096
 """Bounds how long the first row of a flush waits for the last one's, and a flush's memory: about 2 MiB."""
+
+ROWS_IN_LOOK_UP_MOST: Final = 1_024
+"""Rows that are read together: SQLite's answer takes some 5 ms, and holds the loop up for as long."""
 
 SHARE_LEAST: Final = 1_024
 """What waits is shared out among the flushes that may start, in parts no smaller than this; why, the submitter says."""
@@ -39,7 +45,7 @@ class _Row:
 
 
 class Recorder:
-    """Two group commits over the record store.
+    """Group commits over the record store: of intents, of rows, and of look-ups.
 
     Args:
         store: where to write.
@@ -95,6 +101,13 @@ class Recorder:
             waiting_weight_most=max(waiting_most, ROWS_IN_FLUSH_MOST),
             flushes_most=flushes_most,
         )
+        self.look_ups: GroupCommit[int, TransferRecord | RecordsDamaged | None] = GroupCommit(
+            "look-ups",
+            self._flush_look_ups,
+            batch_weight_most=ROWS_IN_LOOK_UP_MOST,
+            waiting_weight_most=max(waiting_most, ROWS_IN_LOOK_UP_MOST),
+            flushes_most=flushes_most,
+        )
 
     async def journal(self, transfers: Sequence[Journaled]) -> None:
         """Make the intents of transfers durable.
@@ -129,8 +142,15 @@ class Recorder:
         return self.rows.has_passed(transfer.last_entry)
 
     async def find(self, req_id: int) -> TransferRecord | None:
-        """Return the row of a transfer, once the store has answered. Cancellation leaves nothing behind."""
-        return await self._until_answered(lambda: self._store.get(req_id))
+        """Return the row of a transfer, once the store has answered. Cancellation leaves nothing behind.
+
+        Raises:
+            RecordsDamaged: the row can't be understood.
+        """
+        found = await self.look_ups.submit(req_id, admitted=True)
+        if isinstance(found, RecordsDamaged):
+            raise found
+        return found
 
     def statistics(self) -> tuple[GroupCommitStatistics, GroupCommitStatistics]:
         """Return the statistics of the intents' and of the rows' group commit."""
@@ -163,6 +183,16 @@ class Recorder:
                 self._ended(row.ended)
                 row.ended = None  # should the rest of the flush crash, nobody is ended twice
         return [None] * len(rows)
+
+    async def _flush_look_ups(self, req_ids: list[int]) -> list[TransferRecord | RecordsDamaged | None]:
+        try:
+            found = await self._until_answered(lambda: self._store.get_many(req_ids))
+        except RecordsDamaged as error:
+            if len(req_ids) == 1:
+                return [error]
+            # One of them: those who look for the others are to have their answers.
+            return [part for req_id in req_ids for part in await self._flush_look_ups([req_id])]
+        return [found.get(req_id) for req_id in req_ids]
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Result]]) -> Result:
         return await until_answered(

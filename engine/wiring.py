@@ -300,6 +300,7 @@ def _children(
         ChildSpec("callers", callers.run),
         ChildSpec("recorder", recorder.rows.run, drain=recorder.rows.wait_drained),
         ChildSpec("journal", recorder.intents.run, drain=recorder.intents.wait_drained),
+        ChildSpec("look-ups", recorder.look_ups.run, drain=recorder.look_ups.wait_drained),
         ChildSpec("submitter", submitter.transfers.run, drain=submitter.transfers.wait_drained),
         ChildSpec("account opener", submitter.accounts.run, drain=submitter.accounts.wait_drained),
         ChildSpec("drives", drives.run, drain=drives.wait_drained),

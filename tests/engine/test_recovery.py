@@ -1,5 +1,6 @@
 """What a new life finds in the journal, in which order it goes on, and how the scanner replays and alerts."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from transfer_engine.engine.outcomes import KeyReused
 from transfer_engine.engine.records.protocol import BUCKET_MS, RecordsDamaged
 from transfer_engine.engine.services.simulated import Behaviour, CoreOperation
 from transfer_engine.schema.ids import fingerprint, issued_req_id, keyed_req_id
-from transfer_engine.schema.transfers import Intent, TransferState, TransferStatus, encode_intents
+from transfer_engine.schema.transfers import Intent, TransferRecord, TransferState, TransferStatus, encode_intents
 
 KEY = keyed_req_id("", "transfer", "key")
 
@@ -120,6 +121,56 @@ async def test_unfinished_wallet_pairs_are_recovered_in_batches(world: World) ->
         assert engine.statistics().submitter.flushes < 20
         assert trio.current_time() < 2
     await world.check()
+
+
+async def leave_without_rows(world: World, count: int) -> list[int]:
+    """Leave transfers of user 1 that the ledger has carried out, in the journal and without rows; return their names."""
+    async with world.engine() as engine:
+        await world.ask(engine, "funding", "trading", amount=1)
+    intents = [intent_of(issued_req_id(number), amount=1) for number in range(count)]
+    bodies = [body_of(world, intent) for intent in intents]
+    await world.ledger.create_transfers([event for body in bodies for event in (body.hold(), body.post(2))])
+    write_down(world, *intents)
+    return [body.req_id for body in bodies]
+
+
+async def test_rows_that_the_ledger_was_ahead_of_are_looked_for_together(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = await leave_without_rows(world, 500)
+    asked: list[int] = []
+    get_many = world.records.get_many
+
+    async def counting(req_ids: Sequence[int]) -> dict[int, TransferRecord]:
+        asked.append(len(req_ids))
+        return await get_many(req_ids)
+
+    monkeypatch.setattr(world.records, "get_many", counting)
+    assert await recover(world) == {"committed": 500}
+    assert names[0] in world.records.rows
+    assert sum(asked) >= 1_000, "at the start, and before each row is written"
+    assert len(asked) < 20
+
+
+async def test_a_row_that_cant_be_read_hides_none_of_those_looked_for_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = await leave_without_rows(world, 20)
+    get_many = world.records.get_many
+
+    async def damaged(req_ids: Sequence[int]) -> dict[int, TransferRecord]:
+        if names[7] in req_ids:
+            raise RecordsDamaged("row 7")
+        return await get_many(req_ids)
+
+    async with world.engine() as engine:
+        monkeypatch.setattr(world.records, "get_many", damaged)
+        await trio.sleep(60)
+        assert engine.statistics().ended == {"committed": 19}
+        assert engine.statistics().alerts["transfer_set_aside"] == 1
+        assert "actor_crashed" not in engine.statistics().alerts
+    monkeypatch.undo()
+    assert await recover(world) == {"committed": 1}
 
 
 async def test_a_core_that_comes_back_is_not_trampled(world: World) -> None:

@@ -256,7 +256,8 @@ class WiredRecords:
         return await self._call([Entry("get", req_id)], lambda: self._records.get(req_id))
 
     async def get_many(self, req_ids: Sequence[int]) -> dict[int, TransferRecord]:
-        return await self._call([Entry("get", 0)], lambda: self._records.get_many(req_ids))
+        entries = [Entry("get", req_id) for req_id in req_ids] or [Entry("get", 0)]
+        return await self._call(entries, lambda: self._records.get_many(req_ids))
 
     async def history(self, user_id, *, limit, position=None):  # type: ignore[no-untyped-def]
         return await self._call(
