@@ -124,7 +124,7 @@ async def test_unfinished_wallet_pairs_are_recovered_in_batches(world: World) ->
 
 
 async def leave_without_rows(world: World, count: int) -> list[int]:
-    """Leave transfers of user 1 that the ledger has carried out, in the journal and without rows; return their names."""
+    """Leave transfers that the ledger has carried out in the journal, without rows; return their names."""
     async with world.engine() as engine:
         await world.ask(engine, "funding", "trading", amount=1)
     intents = [intent_of(issued_req_id(number), amount=1) for number in range(count)]
