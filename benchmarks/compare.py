@@ -76,8 +76,15 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(before: Report, after: Report) -> Comparison:
-    """Compare two reports, run by run; runs are matched by name, those of sweeps by the sweep and its value."""
+    """Compare two reports, run by run.
+
+    Runs are matched by name, those of sweeps by the sweep and its value. Where each report has one run alone, these two
+    are compared whatever their names.
+    """
     old, new = _named(before), _named(after)
+    if len(old) == len(new) == 1 and old.keys() != new.keys():
+        name = " → ".join((*old, *new))
+        old, new = ({name: measured} for named in (old, new) for measured in named.values())
     return Comparison(
         warnings=tuple(_warnings(before, after)),
         differences=tuple(_differences(_facts(before.machine), _facts(after.machine))),

@@ -88,6 +88,12 @@ def test_sweeps_baselines_and_recoveries_are_matched_too() -> None:
     assert compared.only_before == compared.only_after == ()
 
 
+def test_the_only_run_of_each_is_compared_whatever_its_name() -> None:
+    (pair,) = compare(report(result("a", p50_ms=2.0)), report(result("b", p50_ms=3.0))).pairs
+    assert pair.name == "a → b"
+    assert [change.percent for change in pair.changes if change.name == "p50_ms"] == [50.0]
+
+
 def test_two_runs_of_one_name_are_matched_in_order() -> None:
     twice = report(result("many", p50_ms=1.0), result("many", p50_ms=2.0))
     assert [pair.name for pair in compare(twice, twice).pairs] == ["many", "many (2)"]

@@ -78,7 +78,7 @@ _reports = st.builds(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(written=_reports)
 def test_what_is_written_is_read_again(tmp_path: Path, written: Report) -> None:
     write_json(written, tmp_path / "report.json")
