@@ -10,6 +10,7 @@ import trio
 from transfer_engine.benchmarks.http_sender import HttpCaller, HttpSender, http_sender
 from transfer_engine.benchmarks.http_wire import Address, Answer
 from transfer_engine.benchmarks.plan import ASSET_ID
+from transfer_engine.benchmarks.side_tasks import many
 
 _CONNECTIONS: Final = 32
 _TRIES: Final = 100
@@ -69,9 +70,7 @@ class DoorApi:
                 for request in left:
                     await _insist(caller, request, "credit the users", 201, 200)
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(_CONNECTIONS):
-                nursery.start_soon(work)
+        await many(_CONNECTIONS, work)
 
     async def balances(self, users: range) -> dict[tuple[int, str], tuple[int, int]]:
         """Return what users have in the asset: (available, frozen), by user and account.
@@ -92,9 +91,7 @@ class DoorApi:
                         if entry["asset_id"] == ASSET_ID:
                             found[user_id, entry["account"]] = (entry["available"], entry["frozen"])
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(_CONNECTIONS):
-                nursery.start_soon(work)
+        await many(_CONNECTIONS, work)
         return found
 
 

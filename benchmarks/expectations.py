@@ -23,6 +23,7 @@ from transfer_engine.benchmarks.sending import (
     Order,
     Sender,
 )
+from transfer_engine.benchmarks.side_tasks import many
 
 TOLD: Final = 1_000
 """So many of the last orders that were told as committed are asked again after a fault (I4)."""
@@ -120,9 +121,7 @@ class Expectations:
                     else:
                         wrong.append(f"transfer {order.key} has no outcome: {outcome} (I7)")
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(_ASKING, len(unknown))):
-                nursery.start_soon(ask)
+        await many(min(_ASKING, len(unknown)), ask)
         self._unknown = {}
         return wrong[:_FINDINGS_MOST]
 

@@ -25,6 +25,7 @@ from transfer_engine.benchmarks.outcomes import (
 )
 from transfer_engine.benchmarks.plan import ASSET_ID
 from transfer_engine.benchmarks.sending import Order
+from transfer_engine.benchmarks.side_tasks import side_tasks
 from transfer_engine.schema.wire import TransferItem
 
 ANSWER_S: Final = 30.0
@@ -251,7 +252,5 @@ async def http_sender(
         reached_s=reached_s,
         trusted=trusted,
     )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(sender.watch)
+    async with side_tasks(sender.watch):
         yield sender
-        nursery.cancel_scope.cancel()

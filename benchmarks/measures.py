@@ -26,8 +26,10 @@ NATIVE: Final = "native threads"
 """Threads that Python does not know: those of the TigerBeetle client."""
 _WORKERS: Final = "Trio thread"
 ENDED: Final = "ended threads"
+WORKERS: Final = "worker threads"
+"""Of another process: trio's, which SQLite works in."""
 OTHERS: Final = "other threads"
-"""Of another process, without a name in the system: drivers' threads."""
+"""Of another process: those of drivers."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -209,14 +211,14 @@ def _used_s(before: dict[int, tuple[str, float]], after: dict[int, tuple[str, fl
 
 
 def _name_of_other(task: Path, pid: int) -> str:
-    """Return what a thread of another process is for: by the name that it has in the system, if it has one."""
+    """Return what a thread of another process is for: trio names its workers after what they do, drivers nothing."""
     if int(task.name) == pid:
         return TRIO_LOOP
     try:
         name = (task / "comm").read_text().strip()
     except OSError:
         return ENDED
-    return OTHERS if name.startswith("python") else name.rstrip(" -_0123456789") or OTHERS
+    return OTHERS if name.startswith("python") else WORKERS
 
 
 def _name(thread: threading.Thread) -> str:

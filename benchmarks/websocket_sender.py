@@ -23,6 +23,7 @@ from transfer_engine.benchmarks.http_sender import ANSWER_S, REACHED_S, item_of
 from transfer_engine.benchmarks.http_wire import Address
 from transfer_engine.benchmarks.outcomes import CUT, TIMED_OUT, UNREACHABLE, UNREADABLE, Told, outcome_of
 from transfer_engine.benchmarks.sending import Order
+from transfer_engine.benchmarks.side_tasks import side_tasks
 from transfer_engine.http.websocket_messages import TransferCall
 from transfer_engine.schema.wire import TransferItem
 
@@ -312,9 +313,5 @@ async def websocket_sender(
         reached_s=reached_s,
         trusted=trusted,
     )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(sender.watch)
-        for line in sender.lines:
-            nursery.start_soon(line.run)
+    async with side_tasks(sender.watch, *(line.run for line in sender.lines)):
         yield sender
-        nursery.cancel_scope.cancel()
