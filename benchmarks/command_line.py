@@ -4,9 +4,12 @@ import sys
 
 import click
 
+from transfer_engine.benchmarks.baselines_command import baselines
 from transfer_engine.benchmarks.compare_command import compare_reports
 from transfer_engine.benchmarks.door_commands import http, websocket
 from transfer_engine.benchmarks.engine_command import engine
+from transfer_engine.benchmarks.floors_command import floors
+from transfer_engine.benchmarks.overview import overview
 
 
 @click.group(
@@ -19,10 +22,10 @@ def bench(context: click.Context) -> None:
     Without a command: a short look at all of it, on the embedded backends.
     """
     if context.invoked_subcommand is None:
-        context.invoke(engine)
+        context.invoke(overview)
 
 
-for _command in (engine, http, websocket, compare_reports):
+for _command in (overview, engine, http, websocket, floors, baselines, compare_reports):
     bench.add_command(_command)
 
 

@@ -48,8 +48,10 @@ class Recording:
         self._latencies: Counter[int] = Counter()
         self._longest_us = 0
         self._of_second: dict[int, int] = {}
+        self._of_warm_up: dict[int, int] = {}
+        """Answered in this second, and sent in the warm-up: the second's, and not the load's."""
         self._second_ends = 0.0
-        self._second_answered = self._second_achieved = self._second_longest_us = 0
+        self._second_answered = self._second_achieved = 0
         self._marks: list[tuple[float, list[float]]] = []
 
     def __repr__(self) -> str:
@@ -95,14 +97,11 @@ class Recording:
             else:
                 self.outcomes.update(outcomes)
             if taken:
-                self._count(latency_us, taken)
-
-    def _count(self, latency_us: int, transfers: int) -> None:
-        shift = latency_us.bit_length() - _EXACT_BITS
-        counted_us = latency_us >> shift << shift if shift > 0 else latency_us
-        self._of_second[counted_us] = self._of_second.get(counted_us, 0) + transfers
-        if latency_us > self._second_longest_us:  # noqa: PLR1730  spares a call
-            self._second_longest_us = latency_us
+                _add(self._of_second, latency_us, taken)
+                if latency_us > self._longest_us:  # noqa: PLR1730  spares a call
+                    self._longest_us = latency_us
+        elif taken:
+            _add(self._of_warm_up, latency_us, taken)
 
     def take_over(self, outcomes: Mapping[str, int], latencies_us: Mapping[int, int], *, seconds: float) -> None:
         """Keep what another generator has recorded since the begin: it is over, and had no single seconds."""
@@ -143,7 +142,7 @@ class Recording:
     def _close_second(self) -> None:
         if self.began is None:
             return
-        p50_ms, p99_ms = _quick_percentiles(self._of_second)
+        p50_ms, p99_ms, max_ms = _quick_percentiles(Counter(self._of_second) + Counter(self._of_warm_up))
         self.seconds.append(
             Second(
                 at_s=round(self._second_ends - 1.0 - self.began, 3),
@@ -151,23 +150,29 @@ class Recording:
                 committed=self._second_achieved,
                 p50_ms=p50_ms,
                 p99_ms=p99_ms,
-                max_ms=self._second_longest_us / 1e3,
+                max_ms=max_ms,
             )
         )
         self._merge()
+        self._of_warm_up = {}
         self._second_answered = self._second_achieved = 0
 
     def _merge(self) -> None:
         self._latencies.update(self._of_second)
         self._of_second = {}
-        self._longest_us = max(self._longest_us, self._second_longest_us)
-        self._second_longest_us = 0
 
     def _tell_marks(self, moment: float, now: float) -> None:
         for at, back in self._marks:
             if moment >= at:
                 back.append(now)
         self._marks = [(at, back) for at, back in self._marks if not back]
+
+
+def _add(counts: dict[int, int], latency_us: int, transfers: int) -> None:
+    """Count a latency by the least value that a histogram can't tell from it."""
+    shift = latency_us.bit_length() - _EXACT_BITS
+    counted_us = latency_us >> shift << shift if shift > 0 else latency_us
+    counts[counted_us] = counts.get(counted_us, 0) + transfers
 
 
 def _counts(outcomes: Sequence[str]) -> tuple[int, int]:
@@ -203,12 +208,12 @@ def percentiles_of(histogram: HdrHistogram, max_ms: float) -> Percentiles:
     )
 
 
-def _quick_percentiles(latencies_us: Mapping[int, int]) -> tuple[float, float]:
-    """Return the 50th and the 99th percentile (ms) of one second: while the load lasts, so without a histogram."""
+def _quick_percentiles(latencies_us: Mapping[int, int]) -> list[float]:
+    """Return P50, P99 and maximum (ms) of one second: while the load lasts, so without a histogram."""
     found = []
     ordered = sorted(latencies_us.items())
     count = sum(latencies_us.values())
-    for share in (0.5, 0.99):
+    for share in (0.5, 0.99, 1.0):
         passed, at_us = 0, 0
         for latency_us, each in ordered:
             passed += each
@@ -216,4 +221,4 @@ def _quick_percentiles(latencies_us: Mapping[int, int]) -> tuple[float, float]:
             if passed >= share * count:
                 break
         found.append(at_us / 1e3)
-    return found[0], found[1]
+    return found

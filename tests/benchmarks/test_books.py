@@ -13,7 +13,14 @@ CAME = 50 + 10 * AMOUNT
 
 
 def test_what_was_committed_has_moved() -> None:
-    assert moved_wrongly(BEFORE, Holdings(funding=LEFT, trading=CAME, pending=0), gained={"funding": -10 * AMOUNT, "trading": 10 * AMOUNT}) == []
+    assert (
+        moved_wrongly(
+            BEFORE,
+            Holdings(funding=LEFT, trading=CAME, pending=0),
+            gained={"funding": -10 * AMOUNT, "trading": 10 * AMOUNT},
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(
