@@ -22,6 +22,7 @@ from transfer_engine.benchmarks.http_sender import HttpSender, http_sender
 from transfer_engine.benchmarks.http_wire import Address
 from transfer_engine.benchmarks.load import free_port
 from transfer_engine.benchmarks.plan import FUNDS, Fault, Target, Traffic
+from transfer_engine.benchmarks.private_postgres import find_programs, private_postgres
 from transfer_engine.benchmarks.private_tigerbeetle import CLUSTER_ID, find_binary, private_tigerbeetle
 from transfer_engine.benchmarks.result import Books
 from transfer_engine.benchmarks.sending import Sender
@@ -78,6 +79,8 @@ class BaselineSubject:
     def __init__(self, sender: HttpSender, pid: int, servers: tuple[int, ...], before: Balances) -> None:
         self.pid = pid
         self.servers = servers
+        self.address = sender.address
+        """Where it is asked."""
         self._http = sender
         self._expectations = Expectations(sender, repeats=True)
         self._before = before
@@ -108,6 +111,17 @@ class BaselineSubject:
         return Books(how=f"balances of {users:,} users against what was told", findings=tuple(findings[:10]))
 
 
+def missing(baseline: Baseline, dsn: str | None) -> str | None:
+    """Return what a baseline would need and this machine does not have; None: it can run."""
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        return "there is no FastAPI: pip install 'transfer-engine[bench-baselines]'"
+    if baseline.store == "postgres" and dsn is None and find_programs() is None:
+        return "there is no PostgreSQL: name a database by --dsn, or install its server"
+    if baseline.store == "tigerbeetle" and find_binary() is None:
+        return "there is no TigerBeetle: put it on the PATH, or name it by TIGERBEETLE_BINARY"
+    return None
+
+
 @asynccontextmanager
 async def open_baseline(
     baseline: Baseline, target: Target, traffic: Traffic, *, dsn: str | None = None
@@ -118,26 +132,25 @@ async def open_baseline(
         baseline: which.
         target: over how many connections it is asked.
         traffic: whose money moves.
-        dsn: of a PostgreSQL; two tables of that database are made anew.
+        dsn: of a PostgreSQL; two tables of that database are made anew. Without it a private one is started.
 
     Raises:
         NoBaseline: something is missing here.
         RuntimeError: it did not start; the message ends with what it said.
     """
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        raise NoBaseline("there is no FastAPI: pip install 'transfer-engine[bench-baselines]'")
+    reason = missing(baseline, dsn)
+    if reason is not None:
+        raise NoBaseline(reason)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-baseline-")))
         servers: tuple[int, ...] = ()
         options = ["--data-dir", str(folder)]
         if baseline.store == "postgres":
-            if dsn is None:
-                raise NoBaseline("no database was named: give --dsn")
-            options = ["--dsn", dsn]
-        if baseline.store == "tigerbeetle":
-            binary = find_binary()
-            if binary is None:
-                raise NoBaseline("there is no TigerBeetle: put it on the PATH, or name it by TIGERBEETLE_BINARY")
+            programs = find_programs()
+            if dsn is None and programs is not None:
+                dsn = stack.enter_context(private_postgres(programs))
+            options = ["--dsn", dsn or ""]
+        if baseline.store == "tigerbeetle" and (binary := find_binary()) is not None:
             server = stack.enter_context(private_tigerbeetle(binary))
             servers = (server.pid,)
             options = ["--addresses", server.address, "--cluster-id", str(CLUSTER_ID)]

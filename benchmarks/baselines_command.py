@@ -1,13 +1,21 @@
 """`transfer-engine bench baselines`: our express door and what one writes without this engine, under the same load."""
 
 import statistics
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Final
 
 import click
 import msgspec
 
-from transfer_engine.benchmarks.baseline_subject import BASELINES, Baseline, NoBaseline, StoreName, open_baseline
+from transfer_engine.benchmarks.baseline_subject import (
+    BASELINES,
+    Baseline,
+    NoBaseline,
+    StoreName,
+    missing,
+    open_baseline,
+)
 from transfer_engine.benchmarks.options import source_options
 from transfer_engine.benchmarks.output import Output, output_options
 from transfer_engine.benchmarks.plan import Closed, Length, Plan, Target, Traffic
@@ -37,7 +45,12 @@ class Contender(msgspec.Struct):
     type=click.Choice([baseline.store for baseline in BASELINES]),
     help="Only this baseline; repeatable.  [all that can run here]",
 )
-@click.option("--dsn", envvar=_DSN_VARIABLE, show_envvar=True, help="Of a PostgreSQL; two tables in it are made anew.")
+@click.option(
+    "--dsn",
+    envvar=_DSN_VARIABLE,
+    show_envvar=True,
+    help="Of a PostgreSQL, where two tables are made anew. Without it a private one is started, where it can be.",
+)
 @click.option("--connections", default=32, show_default=True, type=click.IntRange(min=1))
 @click.option("--users", default=1_000, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.05), help="Of a round.")
@@ -90,32 +103,46 @@ async def compare(
         NoBaseline: one can't run here.
         UNUSABLE: see :mod:`transfer_engine.benchmarks.sources`.
     """
-    notes = []
+    notes, results, contenders = [], list[Result](), list[Contender]()
+    able = []
+    for baseline in chosen:
+        reason = missing(baseline, dsn)
+        if reason is None:
+            able.append(baseline)
+        elif is_strict:
+            raise NoBaseline(f"{baseline.name}: {reason}")
+        else:
+            notes.append(f"{baseline.name} is left out: {reason}")
+    failure: Exception | None = None
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(open_bench(plan.target, plan.traffic, sources, progress))
-        contenders = [
-            Contender(ours, msgspec.structs.replace(plan, name=f"this engine, express door, {sources.backends.name}"))
-        ]
-        for baseline in chosen:
-            progress.step(f"bringing up {baseline.name}")
-            try:
-                subject = await stack.enter_async_context(open_baseline(baseline, plan.target, plan.traffic, dsn=dsn))
-            except NoBaseline as reason:
-                if is_strict:
-                    raise
-                notes.append(f"{baseline.name} is left out: {reason}")
-                continue
-            its_plan = msgspec.structs.replace(plan, name=baseline.name)
-            contenders.append(Contender(Bench(subject, progress), its_plan, baseline.lacks))
-        for _ in range(rounds):
+        try:
+            contenders += [contender async for contender in _bring_up(stack, plan, able, sources, progress, dsn)]
+            for _ in range(rounds):
+                for contender in contenders:
+                    contender.rounds.append(await contender.bench.measure(contender.plan))
             for contender in contenders:
-                contender.rounds.append(await contender.bench.measure(contender.plan))
-        results = []
-        for contender in contenders:
-            middle = sorted(contender.rounds, key=lambda each: each.achieved)[(rounds - 1) // 2]
-            results.append(msgspec.structs.replace(middle, books=await contender.bench.books()))
+                middle = sorted(contender.rounds, key=lambda each: each.achieved)[(rounds - 1) // 2]
+                results.append(msgspec.structs.replace(middle, books=await contender.bench.books()))
+        except Exception as error:  # noqa: BLE001  not for the nurseries to wrap
+            failure = error
+    if failure is not None:
+        raise failure
     notes += [_note(contender, contenders[0]) for contender in contenders]
     return results, tuple(notes)
+
+
+async def _bring_up(
+    stack: AsyncExitStack, plan: Plan, able: list[Baseline], sources: Sources, progress: Progress, dsn: str | None
+) -> AsyncIterator[Contender]:
+    """Bring up our door and the baselines; the stack takes them down."""
+    ours = await stack.enter_async_context(open_bench(plan.target, plan.traffic, sources, progress))
+    name = f"this engine, express door, {sources.backends.name}"
+    yield Contender(ours, msgspec.structs.replace(plan, name=name))
+    for baseline in able:
+        progress.step(f"bringing up {baseline.name}")
+        subject = await stack.enter_async_context(open_baseline(baseline, plan.target, plan.traffic, dsn=dsn))
+        its_plan = msgspec.structs.replace(plan, name=baseline.name)
+        yield Contender(Bench(subject, progress), its_plan, baseline.lacks)
 
 
 def _note(contender: Contender, ours: Contender) -> str:

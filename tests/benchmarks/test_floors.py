@@ -53,10 +53,8 @@ async def test_of_an_engine_on_a_tigerbeetle_that_runs() -> None:
 @pytest.mark.parametrize(
     ("target", "name", "things"),
     [
-        (Target(kind="http", connections=2), "bare trio + httptools POST", 1),
         (Target(kind="http", connections=2, batch=10), "bare trio + httptools POST", 0.1),
         (Target(kind="http", connections=2, door="main"), "empty quart-trio POST", 1),
-        (Target(kind="websocket", connections=2), "trio-websocket echo", 1),
         (Target(kind="websocket", connections=2, batch=10), "trio-websocket echo", 0.1),
     ],
 )
