@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from transfer_engine.http.identity import Authenticator, Caller, NoTokens, Scope
+from transfer_engine.http.identity import NOBODY, Authenticator, Caller, NoTokens, Scope
 from transfer_engine.http.local_hosts import require_local
 from transfer_engine.http.messages import Headers, Request
 from transfer_engine.http.rate_limits import RateLimits
@@ -28,6 +28,11 @@ class Gate:
         """None where nothing is limited."""
         self._is_local_only = isinstance(authenticator, NoTokens)
 
+    @property
+    def generation(self) -> int:
+        """Another number whenever a key has changed: who was identified before may have to be so again."""
+        return self._authenticator.generation
+
     async def enter(self, request: Request, scope: Scope | None) -> Admitted:
         """Let a request in that needs ``scope`` (None: nobody has to say who he is), and that has :meth:`arrived`.
 
@@ -47,7 +52,7 @@ class Gate:
         """
         if self._is_local_only:
             require_local(request.host, request.origin)
-        return _NOBODY if scope is None else await self.identify(request.authorization)
+        return NOBODY if scope is None else await self.identify(request.authorization)
 
     def admit(self, caller: Caller, scope: Scope | None) -> None:
         """Let somebody in, or not; the second half of :meth:`enter`.
@@ -103,6 +108,3 @@ class Gate:
         """
         if self._is_local_only:
             require_local(host, origin)
-
-
-_NOBODY: Final = Caller(subject="", user_id=None, scopes=frozenset())

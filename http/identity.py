@@ -76,9 +76,18 @@ class Caller(msgspec.Struct, frozen=True):
 ANYBODY: Final = Caller(subject="", user_id=None, scopes=frozenset(Scope))
 """Who asks where nobody has to prove who he is: loopback only, and everything is allowed."""
 
+NOBODY: Final = Caller(subject="", user_id=None, scopes=frozenset())
+"""Who asks where nobody has to say it, or has said it."""
+
 
 class Authenticator(Protocol):
-    """Turns ``Authorization`` headers into a caller."""
+    """Turns ``Authorization`` headers into a caller.
+
+    Attributes:
+        generation: another number whenever a key has changed: who proved himself before may not be able to any more.
+    """
+
+    generation: int
 
     def known(self, authorization: Sequence[bytes]) -> Caller | None:
         """Return the caller where nothing has to be asked or computed for it: the fast path."""
@@ -99,6 +108,8 @@ class Authenticator(Protocol):
 
 class NoTokens:
     """Everybody may do everything."""
+
+    generation = 0
 
     def known(self, _authorization: Sequence[bytes]) -> Caller:
         """Return anybody."""

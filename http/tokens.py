@@ -71,8 +71,9 @@ class TokenAuthenticator:
         self._leeway_s = settings.leeway_ms / 1_000
         self._clock = clock
         self._remembered = _Remembered(settings.remembered_most)
+        self.generation = 0
         for source in self._sources:
-            source.on_change = self._remembered.clear
+            source.on_change = self._forget
         self._verified = 0
         self._refused = 0
 
@@ -87,6 +88,11 @@ class TokenAuthenticator:
             refused=self._refused,
             keys=sum(len(source) for source in self._sources),
         )
+
+    def _forget(self) -> None:
+        """Have every token verified again: a key has changed."""
+        self._remembered.clear()
+        self.generation += 1
 
     def known(self, authorization: Sequence[bytes]) -> Caller | None:
         """Return the caller of a token that was verified before, and is still valid."""

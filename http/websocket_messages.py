@@ -238,6 +238,9 @@ _msgpack_decode: Final = msgspec.msgpack.Decoder(Call).decode
 _json_name: Final = msgspec.json.Decoder(_Name).decode
 _msgpack_name: Final = msgspec.msgpack.Decoder(_Name).decode
 _json_item: Final = msgspec.json.Decoder(TransferItem).decode
+_msgpack_names: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_SHORT_MAP_LAST: Final = 0x8F
+_MAP_16: Final = 0xDE
 _msgpack_item: Final = msgspec.msgpack.Decoder(TransferItem).decode
 _explain: Final = {op: BodyDecoder(call) for op, call in CALLS.items()}
 _explain_item: Final = BodyDecoder(TransferItem)
@@ -256,6 +259,7 @@ def decode(message: str | bytes) -> Call:
                 refuse_outer_duplicates(message)
         else:
             call = _msgpack_decode(message)
+            _refuse_doubled(message, _given(call))
     except (*_DECODE_FAULTS, Rejected) as error:
         raise _unreadable(message, error) from None
     return call
@@ -270,10 +274,37 @@ def decode_item(raw: msgspec.Raw, *, is_text: bool) -> TransferItem:
     if is_text:
         return _explain_item.decode(bytes(raw))
     try:
-        return _msgpack_item(raw)
+        item: TransferItem = _msgpack_item(raw)
+        _refuse_doubled(bytes(raw), _given(item))
     except _DECODE_FAULTS as error:
         _explain_as_json(_explain_item, bytes(raw))
         raise Rejected(ProblemCode.INVALID_FIELD, str(error)) from None
+    return item
+
+
+def _refuse_doubled(message: bytes, given: int) -> None:
+    """Refuse a MessagePack map in which a name stands twice: of two only the last one is in what was decoded.
+
+    Args:
+        message: what was decoded: the map's head is whole.
+        given: how many of its members have a value.
+    """
+    kind = message[0]
+    size = message[1:3] if kind == _MAP_16 else message[1:5]
+    count = kind & 0x0F if kind <= _SHORT_MAP_LAST else int.from_bytes(size)
+    # Members beyond those that have a value: nil, or names that stand there twice.
+    if count > given and count > len(_msgpack_names(message)):
+        raise Rejected(ProblemCode.DUPLICATE_FIELD, "a name is given twice: give each once")
+
+
+def _given(call: Call | TransferItem) -> int:
+    """Return how many members of a request, or of an item, have a value, its op among them."""
+    if isinstance(call, TransferItem):
+        given = 6 if isinstance(call, TransferCall) else 4
+        for optional in (call.user_id, call.to_user_id, call.idempotency_key):
+            given += optional is not None
+        return given
+    return 1 + sum(getattr(call, name) is not None for name in call.__struct_fields__)
 
 
 def _members(call: Call) -> int:

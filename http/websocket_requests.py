@@ -102,6 +102,8 @@ class Requests:
     def batch(self, call: BatchCall, encode: Encode) -> None:
         """Move many amounts in one trip; one that is refused does not spoil the others."""
         items = call.transfers
+        if not 0 < len(items) <= TRANSFERS_MOST:
+            self._asker.count()
         if not items:
             raise Rejected(ProblemCode.BATCH_EMPTY, "transfers is empty: name at least one", field="transfers")
         if len(items) > TRANSFERS_MOST:
@@ -126,6 +128,7 @@ class Requests:
 
     def ping(self, call: PingCall, encode: Encode) -> None:
         """Say that somebody is there."""
+        self._asker.count()
         self._asker.tell(Answer(call.id, "ping", True), encode)
 
     def get(self, call: GetCall, encode: Encode) -> None:
@@ -173,6 +176,7 @@ class Requests:
     def subscribe(self, call: SubscribeCall, encode: Encode) -> None:
         """Tell what happens to a user from now on; a second time it begins anew."""
         if (call.stream is None) is not (call.after is None):
+            self._asker.count()
             missing = "stream" if call.stream is None else "after"
             raise Rejected(
                 ProblemCode.MISSING_FIELD, f"{missing} is missing: stream and after go together", field=missing
@@ -200,6 +204,7 @@ class Requests:
 
     def unsubscribe(self, call: UnsubscribeCall, encode: Encode) -> None:
         """Tell nothing more of a user, or of all of them."""
+        self._asker.count()
         user_id = call.user_id
         if user_id is None:
             self.unsubscribe_all()

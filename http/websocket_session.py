@@ -17,7 +17,7 @@ from transfer_engine.engine.outcomes import Overloaded, RefusalCode
 from transfer_engine.http.access_log import AccessLog
 from transfer_engine.http.engine_slot import EngineSlot
 from transfer_engine.http.gate import Gate
-from transfer_engine.http.identity import Caller, Scope
+from transfer_engine.http.identity import NOBODY, Caller, Scope
 from transfer_engine.http.messages import Request
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.http.refusal_pace import RefusalPace
@@ -72,6 +72,13 @@ class SessionParts(msgspec.Struct, frozen=True):
     access_log: AccessLog | None = None
 
 
+class Proof(msgspec.Struct, frozen=True):
+    """By what somebody has proved who he is: the ``Authorization`` headers, and the keys' generation at that time."""
+
+    authorization: Sequence[bytes]
+    generation: int
+
+
 class Session:
     """One client's connection, from its first message to its last.
 
@@ -80,10 +87,14 @@ class Session:
         connection: the door's.
         handshake: the request that it began with.
         caller: who asks, or None where he has yet to say it.
+        proof: what says so.
     """
 
-    def __init__(self, parts: SessionParts, connection: Connection, handshake: Request, caller: Caller | None) -> None:
+    def __init__(
+        self, parts: SessionParts, connection: Connection, handshake: Request, caller: Caller | None, proof: Proof
+    ) -> None:
         self.caller = caller
+        self._proof = proof
         self._handshake = handshake
         self.outbox = Outbox(connection, waiting_bytes_most=parts.settings.waiting_bytes_most)
         self._parts = parts
@@ -176,6 +187,27 @@ class Session:
         elif silent_s <= settings.ping_interval_ms / 1_000:
             self._is_asked = False
 
+    @property
+    def is_proof_old(self) -> bool:
+        """Whether keys have changed since its client proved who he is."""
+        return self._proof.generation != self._parts.gate.generation
+
+    async def prove_again(self) -> None:
+        """End it where the client's token is not valid by the keys of now; while that can't be told it goes on.
+
+        Cancellation leaves it to be proved.
+        """
+        proof, generation = self._proof, self._parts.gate.generation
+        try:
+            if self.caller is not None:
+                await self._parts.gate.identify(proof.authorization)
+        except Rejected as rejected:
+            if rejected.code is not ProblemCode.UNAVAILABLE and proof is self._proof:
+                self.end(CloseCode.UNAUTHENTICATED, f"the token is not valid any more: {rejected.detail}")
+        else:
+            if proof is self._proof:
+                self._proof = Proof(proof.authorization, generation)
+
     # What requests need of their session.
 
     def require(self, scope: Scope, cost: int = 1) -> Caller:
@@ -186,13 +218,24 @@ class Session:
         """
         caller = self.caller
         if caller is None:
+            self.count()
             raise _unauthenticated('say who asks first: send {"op": "auth", "id": 1, "token": …}')
         if caller.expires_at is not None and self._parts.now_s() >= caller.expires_at:
             self.end(CloseCode.UNAUTHENTICATED, "the token has expired")
             raise _unauthenticated("the token has expired: send a new one by op auth, on a new connection")
+        if not caller.may(scope):
+            self.count()
         caller.require(scope)
         self._parts.gate.charge(self._handshake, caller, cost)
         return caller
+
+    def count(self) -> None:
+        """Count a request that needs no scope, or that is none.
+
+        Raises:
+            Rejected: it is too often.
+        """
+        self._parts.gate.charge(self._handshake, self.caller or NOBODY, 1)
 
     def began(self, count: int = 1) -> None:
         """Count requests that are answered later."""
@@ -282,7 +325,12 @@ class Session:
         try:
             call = decode(message)
         except Unreadable as unreadable:
-            self.refuse(unreadable.call_id, unreadable.op, unreadable.rejected, self._encode)
+            rejected = unreadable.rejected
+            try:
+                self.count()
+            except Rejected as too_often:
+                rejected = too_often
+            self.refuse(unreadable.call_id, unreadable.op, rejected, self._encode)
             self._faults_in_a_row += 1
             if self._faults_in_a_row >= self._parts.settings.faults_most:
                 self.end(CloseCode.FLOOD, f"{self._faults_in_a_row} messages in a row were no requests")
@@ -312,8 +360,8 @@ class Session:
         """
         try:
             self._parts.gate.arrived(self._handshake)
-            authorization: Sequence[bytes] = (b"Bearer " + call.token.encode(),)
-            caller = await self._parts.gate.identify(authorization)
+            proof = Proof((b"Bearer " + call.token.encode(),), self._parts.gate.generation)
+            caller = await self._parts.gate.identify(proof.authorization)
             if self.caller is not None and caller.subject != self.caller.subject:
                 raise _unauthenticated("the token is another subject's: open a connection of its own")
             self._requests.require_subscribed(caller)
@@ -326,6 +374,7 @@ class Session:
             return
         self._tokens_refused_in_a_row = 0
         self.caller = caller
+        self._proof = proof
         self.tell(Answer(call.id, "auth", True, Authenticated(caller.user_id, caller.expires_at)), encode)
 
     def _lag(self) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 import trio
@@ -16,7 +16,7 @@ from transfer_engine.http.problems import Flavour, ProblemCode, Rejected, proble
 from transfer_engine.http.refusal_pace import REFUSALS_MOST, RefusalPace
 from transfer_engine.http.websocket_connection import CloseCode, Connection
 from transfer_engine.http.websocket_log import PATH, log_handshake
-from transfer_engine.http.websocket_session import Session, SessionParts
+from transfer_engine.http.websocket_session import Proof, Session, SessionParts
 from transfer_engine.http.websocket_settings import WebSocketSettings
 
 _SWEEP_S_MOST: Final = 1.0
@@ -38,6 +38,7 @@ class Admitted(msgspec.Struct, frozen=True):
 
     handshake: Request
     caller: Caller | None
+    proof: Proof
 
 
 class WebSockets:
@@ -100,28 +101,31 @@ class WebSockets:
             Rejected: a token that is not valid, a page of another site, or too many from one address: answer by HTTP,
                 and do not upgrade.
         """
-        if request.path != PATH:
-            raise Rejected(ProblemCode.NO_SUCH_PATH, f"there is no websocket at this path: use {PATH}")
         gate = self._parts.gate
         gate.arrived(request)
+        if request.path != PATH:
+            raise Rejected(ProblemCode.NO_SUCH_PATH, f"there is no websocket at this path: use {PATH}")
         gate.require_local_page(request.host, request.origin)
         handshake = msgspec.structs.replace(request, authorization=())
+        proof = Proof(request.authorization, gate.generation)
         try:
-            return Admitted(handshake, await gate.identify(request.authorization))
+            return Admitted(handshake, await gate.identify(request.authorization), proof)
         except Rejected:
             if request.authorization:
                 raise
-            return Admitted(handshake, None)
+            return Admitted(handshake, None, proof)
 
     def refusal(self, request: Request, rejected: Rejected) -> Response:
         """Return the answer to a handshake that is refused; the access log has it, too."""
         response = problem_of_rejection(rejected).response(Flavour.PLAIN)
+        headers = (*response.headers, *self._parts.gate.headers(request, None))
+        response = msgspec.structs.replace(response, headers=headers)
         log_handshake(self._parts.access_log, request, response)
         return response
 
     async def serve(self, connection: Connection, admitted: Admitted) -> None:
         """Serve a connection to its end. Cancellation cuts it; what the engine has taken goes on."""
-        session = Session(self._parts, connection, admitted.handshake, admitted.caller)
+        session = Session(self._parts, connection, admitted.handshake, admitted.caller, admitted.proof)
         self._sessions.add(session)
         self._opened += 1
         try:
@@ -142,6 +146,20 @@ class WebSockets:
     ) -> None:
         """Look after the connections until cancelled; :meth:`stop` once ``stopping`` is set."""
         task_status.started()
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
+            nursery.start_soon(self._follow_keys)
+            await self._sweep(stopping)
+
+    async def _follow_keys(self) -> None:
+        """Have everybody prove himself again whenever keys have changed; one by one, for each has to be verified."""
+        while True:
+            await trio.sleep(self._sweep_s)
+            for session in list(self._sessions):
+                if session.is_proof_old:
+                    await session.prove_again()
+                    await trio.lowlevel.checkpoint()
+
+    async def _sweep(self, stopping: trio.Event | None) -> NoReturn:
         while True:
             if stopping is None or self._is_stopping:
                 await trio.sleep(self._sweep_s)

@@ -31,6 +31,10 @@ class Asker(Protocol):
         """Return who asks, or raise Rejected; ``cost`` is what the request counts."""
         ...
 
+    def count(self) -> None:
+        """Count a request that needs no scope, or that is none; raise Rejected where it is too often."""
+        ...
+
     def began(self, count: int = 1) -> None:
         """Count requests that are answered later."""
         ...

@@ -30,8 +30,8 @@ async def serve_websocket(
     Cancellation cuts it. That the server stops is told to all websockets at once, by :meth:`WebSockets.stop`.
     """
     try:
-        key = require_handshake(upgrade.protocols, upgrade.headers)
         admitted = await websockets.admit(upgrade.request)
+        key = require_handshake(upgrade.protocols, upgrade.headers)
     except Rejected as rejected:
         admitted = None
         answer = _ANSWERS.encode(websockets.refusal(upgrade.request, rejected), closes=True)

@@ -26,6 +26,7 @@ class KnownCallers:
     """An authenticator that knows callers by their subjects: the token is the subject."""
 
     def __init__(self, *callers: Caller) -> None:
+        self.generation = 0
         self._callers = {caller.subject.encode(): caller for caller in callers}
 
     def known(self, authorization: Sequence[bytes]) -> Caller | None:

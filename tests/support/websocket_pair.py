@@ -17,9 +17,13 @@ from transfer_engine.http.gate import Gate
 from transfer_engine.http.identity import Caller, NoTokens
 from transfer_engine.http.messages import Request
 from transfer_engine.http.problems import ProblemCode, Rejected
+from transfer_engine.http.rate_limits import RateLimits
 from transfer_engine.http.websocket_connection import ConnectionEnded, Message, MessageRefused
 from transfer_engine.http.websocket_sessions import PATH, Admitted, WebSockets
 from transfer_engine.http.websocket_settings import WebSocketSettings
+
+PEER = "192.0.2.7"
+"""The client's address."""
 
 
 class PairedConnection:
@@ -77,6 +81,7 @@ class Tokens:
 
     def __init__(self, **callers: Caller) -> None:
         self.callers = callers
+        self.generation = 0
         self.skew_s = 0.0
         """How far the wall clock is ahead."""
 
@@ -84,6 +89,11 @@ class Tokens:
         """Have a token expire, by trio's clock."""
         expires_at = trio.current_time() + seconds
         self.callers[name] = msgspec.structs.replace(self.callers[name], expires_at=expires_at)
+
+    def revoke(self, name: str) -> None:
+        """Have a token's key taken away."""
+        del self.callers[name]
+        self.generation += 1
 
     def known(self, authorization: Sequence[bytes]) -> Caller | None:
         return None
@@ -101,14 +111,19 @@ class Tokens:
 
 
 def websockets_of(
-    engine: Engine | None, *, tokens: Tokens | None = None, send_timeout_ms: int = 10_000, **settings: Any
+    engine: Engine | None,
+    *,
+    tokens: Tokens | None = None,
+    limits: RateLimits | None = None,
+    send_timeout_ms: int = 10_000,
+    **settings: Any,
 ) -> WebSockets:
     """Return the sessions of a server that has this engine."""
     slot = EngineSlot(Opening())
     slot.running = engine
     return WebSockets(
         slot,
-        Gate(tokens or NoTokens()),
+        Gate(tokens or NoTokens(), limits),
         WebSocketSettings(**settings),
         deadline_ms=2_000,
         send_timeout_ms=send_timeout_ms,
@@ -181,7 +196,7 @@ class Client:
 async def client_of(websockets: WebSockets, *, bearer: str | None = None) -> AsyncIterator[Client]:
     """Connect to the sessions of a server, in memory; leaving the context leaves the connection."""
     authorization = () if bearer is None else (f"Bearer {bearer}".encode(),)
-    client = Client(websockets, await websockets.admit(Request("GET", PATH, authorization=authorization)))
+    client = Client(websockets, await websockets.admit(Request("GET", PATH, authorization=authorization, peer=PEER)))
 
     async def serve() -> None:
         await websockets.serve(client.connection, client.admitted)

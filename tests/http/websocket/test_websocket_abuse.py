@@ -4,14 +4,16 @@ import json
 import time
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from support.engines import World
 from support.websocket_pair import Client, Tokens, client_of, websockets_of
 from transfer_engine.http.identity import Caller, Scope
+from transfer_engine.http.problems import ProblemCode
 from transfer_engine.http.websocket_connection import CloseCode
-from transfer_engine.http.websocket_messages import decode, decode_item
+from transfer_engine.http.websocket_messages import Unreadable, decode, decode_item
 
 pytestmark = pytest.mark.usefixtures("jumping_clock")
 
@@ -110,3 +112,48 @@ async def _subscribe(client: Client, user_id: int) -> Any:
 async def test_an_item_with_a_backslash_is_read_like_any_other() -> None:
     call = decode('{"op":"batch","id":1,"transfers":[{"fr\\u006fm":"funding","to":"trading","asset_id":1,"amount":1}]}')
     assert decode_item(call.transfers[0], is_text=True).source == "funding"  # type: ignore[union-attr]
+
+
+def packed(*pairs: tuple[str, Any], is_long: bool = False) -> bytes:
+    """Return a MessagePack map of these pairs, whatever their names."""
+    head = b"\xdf" + len(pairs).to_bytes(4) if is_long else bytes((0x80 | len(pairs),))
+    return head + b"".join(msgspec.msgpack.encode(name) + msgspec.msgpack.encode(value) for name, value in pairs)
+
+
+CALL = (("op", "transfer"), ("id", 1), ("from", "funding"), ("to", "trading"), ("asset_id", 1), ("amount", 10))
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        (*CALL, ("amount", 20)),
+        (*CALL, ("user_id", 1), ("user_id", None)),
+        (("op", "ping"), ("id", 1), ("id", 2)),
+        (("op", "batch"), ("id", 1), ("transfers", []), ("transfers", [])),
+    ],
+)
+async def test_a_name_given_twice_in_messagepack_is_refused(pairs: tuple[tuple[str, Any], ...], is_long: bool) -> None:
+    with pytest.raises(Unreadable) as unreadable:
+        decode(packed(*pairs, is_long=is_long))
+    assert unreadable.value.rejected.code is ProblemCode.DUPLICATE_FIELD
+    assert (unreadable.value.call_id, unreadable.value.op) == (pairs[-1][1] if pairs[-1][0] == "id" else 1, pairs[0][1])
+
+
+async def test_what_is_left_out_may_be_nil_in_messagepack() -> None:
+    call = decode(packed(*CALL, ("user_id", None), ("to_user_id", 7), ("idempotency_key", None), is_long=True))
+    assert (call.user_id, call.to_user_id) == (None, 7)  # type: ignore[union-attr]
+
+
+async def test_a_name_given_twice_in_one_item_of_messagepack_spoils_no_other() -> None:
+    world = World()
+    await world.fund(1, 2, amount=1_000)
+    pairs = (*CALL[2:], ("user_id", 1))
+    doubled, plain = packed(*pairs, ("amount", 20)), packed(*pairs)
+    async with world.engine() as engine, client_of(websockets_of(engine)) as client:
+        client.is_binary = True
+        head = b"\x83" + b"".join(map(msgspec.msgpack.encode, ("op", "batch", "id", 1, "transfers")))
+        client.connection.say(head + b"\x92" + doubled + plain)
+        results = (await client.hear())["data"]["results"]
+        assert [entry["ok"] for entry in results] == [False, True]
+        assert results[0]["error"]["code"] == "duplicate_field"
