@@ -9,6 +9,7 @@ from transfer_engine.benchmarks.compare_command import compare_reports
 from transfer_engine.benchmarks.door_commands import http, websocket
 from transfer_engine.benchmarks.engine_command import engine
 from transfer_engine.benchmarks.floors_command import floors
+from transfer_engine.benchmarks.growth_command import growth
 from transfer_engine.benchmarks.overview import overview
 from transfer_engine.benchmarks.recovery_command import recovery
 
@@ -26,7 +27,7 @@ def bench(context: click.Context) -> None:
         context.invoke(overview)
 
 
-for _command in (overview, engine, http, websocket, floors, baselines, recovery, compare_reports):
+for _command in (overview, engine, http, websocket, floors, baselines, recovery, growth, compare_reports):
     bench.add_command(_command)
 
 

@@ -66,14 +66,17 @@ class SilentLedger:
         return getattr(self._ledger, name)
 
     async def create_transfers(self, transfers: Sequence[Transfer]) -> list[CreateTransferResult]:
-        """Answer, or never."""
+        """Answer, or never: what is taken of a request is carried out, the rest never comes."""
+        taken = transfers if self.events_left is None else transfers[: self.events_left]
         if self.events_left is not None:
-            if self.events_left <= 0:
-                await trio.sleep_forever()
-            self.events_left -= len(transfers)
-        self.in_flight += 1
-        results = await self._ledger.create_transfers(transfers)
-        self.in_flight -= 1
+            self.events_left -= len(taken)
+        results = []
+        if taken:
+            self.in_flight += 1
+            results = await self._ledger.create_transfers(taken)
+            self.in_flight -= 1
+        if len(taken) < len(transfers):
+            await trio.sleep_forever()
         return results
 
 
@@ -119,7 +122,7 @@ async def leave_unfinished(leave: Leave) -> None:
         async with engine_on(settings, registry, ledger, records, former_lives=former_lives) as engine:
             await _fund(engine, [*leave.everyone, leave.bystander])
             records.takes_rows, records.intents = False, 0
-            ledger.events_left = int(2 * leave.moved * leave.transfers)
+            ledger.events_left = 2 * int(leave.moved * leave.transfers)  # a hold and a post each
             await _begin(engine, leave)
             while records.intents < leave.transfers or ledger.events_left > 0 or ledger.in_flight:  # noqa: ASYNC110
                 await trio.sleep(_LOOK_S)
