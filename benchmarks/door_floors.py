@@ -10,14 +10,15 @@ from typing import Final
 import trio
 
 from transfer_engine.benchmarks.frames import Socket, frame, open_socket
+from transfer_engine.benchmarks.http_sender import HttpSender, http_sender
 from transfer_engine.benchmarks.http_wire import Address
-from transfer_engine.benchmarks.load import http_load, request_bytes
 from transfer_engine.benchmarks.measures import Meter
 from transfer_engine.benchmarks.plan import AMOUNT, ASSET_ID, Target
 from transfer_engine.benchmarks.result import Floor
 from transfer_engine.benchmarks.server_processes import floor_server
 from transfer_engine.benchmarks.wrk import find_wrk, run_wrk
 
+_HOST: Final = "127.0.0.1"
 _WARM_UP_S: Final = 0.3
 _ITEM: Final = b'{"from":"funding","to":"trading","user_id":1,"asset_id":%d,"amount":%d,"idempotency_key":"%020d"}' % (
     ASSET_ID,
@@ -36,22 +37,20 @@ async def http_floor(target: Target, *, seconds: float) -> Floor:
     is_express = target.door == "express"
     module = "bare_express" if is_express else "empty_door"
     name = "bare trio + httptools POST" if is_express else "empty quart-trio POST"
-    wrk = find_wrk() if is_express and target.generator == "wrk" else None
+    wrk = find_wrk() if target.generator == "wrk" else None
     body = b'{"transfers":[%s]}' % b",".join([_ITEM] * target.batch) if target.batch > 1 else _ITEM
-    request = request_bytes("/api/v1/transfer" if is_express else "/empty", body)
-
-    async def load(port: int, length_s: float) -> int:
-        if wrk is not None:
-            address = Address("127.0.0.1", port)
-            return (await run_wrk(wrk, address, connections=target.connections, seconds=length_s)).requests
-        return (
-            await http_load(port, build=lambda _: request, connections=target.connections, seconds=length_s)
-        ).requests
-
-    async with floor_server(f"transfer_engine.benchmarks.{module}") as (port, pid):
-        await http_load(port, build=lambda _: request, connections=target.connections, seconds=_WARM_UP_S)
+    async with (
+        floor_server(f"transfer_engine.benchmarks.{module}") as (port, pid),
+        http_sender(Address(_HOST, port), connections=target.connections) as sender,
+    ):
+        request = sender.request("POST", "/api/v1/transfer", body)
+        await _requests(sender, request, _WARM_UP_S)
         meter = Meter((pid,))
-        count = await load(port, seconds)
+        if wrk is not None:
+            got = await run_wrk(wrk, sender.address, connections=target.connections, seconds=seconds)
+            count = got.requests
+        else:
+            count = await _requests(sender, request, seconds)
         usage = meter.read()
     return Floor(
         name=f"{name}, by wrk" if wrk is not None else name,
@@ -60,6 +59,26 @@ async def http_floor(target: Target, *, seconds: float) -> Floor:
         cpu_us=usage.servers_s / max(count, 1) * 1e6,
         things_a_transfer=1 / target.batch,
     )
+
+
+async def _requests(sender: HttpSender, request: bytes, seconds: float) -> int:
+    """Ask for some seconds, one request at a time on each connection; return how many were answered."""
+    end = time.perf_counter() + seconds
+    count = 0
+
+    async def drive(index: int) -> None:
+        nonlocal count
+        async with sender.caller(index) as caller:
+            while time.perf_counter() < end:
+                answer = await caller.ask(request)
+                if isinstance(answer, str):
+                    raise OSError(f"the floor does not answer: {answer}")
+                count += 1
+
+    async with trio.open_nursery() as nursery:
+        for index in range(sender.callers_most or 1):
+            nursery.start_soon(drive, index)
+    return count
 
 
 async def websocket_floor(target: Target, *, in_flight: int, seconds: float) -> Floor:

@@ -10,10 +10,10 @@ from quart_trio import QuartTrio
 
 
 def main() -> None:
-    """Serve ``POST /empty`` on the port that the first argument names, until terminated."""
+    """Serve an empty ``POST /api/v1/transfer`` on the port that the first argument names, until terminated."""
     app = QuartTrio(__name__)
 
-    @app.post("/empty")
+    @app.post("/api/v1/transfer")
     async def empty() -> Response:
         return Response(b"", status=200)
 
