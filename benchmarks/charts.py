@@ -15,7 +15,7 @@ from hdrh.histogram import HdrHistogram
 from pygal.etree import etree
 from pygal.style import Style
 
-from transfer_engine.benchmarks.descriptions import fault_name, sweep_value
+from transfer_engine.benchmarks.descriptions import fault_name, stages, sweep_value
 from transfer_engine.benchmarks.figures import milliseconds, whole
 from transfer_engine.benchmarks.result import Growth, Recovery, Result, Sweep
 from transfer_engine.benchmarks.scales import Scale, scale
@@ -185,8 +185,9 @@ def growth_chart(growth: Growth) -> Chart | None:
 
 def stages_chart(result: Result) -> Chart | None:
     """Draw where the CPU of one transfer goes, by stage; by thread where no stages were told apart."""
-    parts = result.cpu.stages_us or result.cpu.threads_us
-    shown = sorted(((name, used) for name, used in parts.items() if used >= 0.05), key=lambda item: item[1])
+    parts = stages(result) or list(result.cpu.threads_us.items())
+    # A horizontal chart begins at the bottom.
+    shown = sorted(((name, used) for name, used in parts if used >= 0.05), key=lambda item: item[1])
     if not shown:
         return None
     chart = pygal.HorizontalBar(

@@ -1,12 +1,13 @@
 """Two reports side by side: what differs between them, and by how much each figure of each run changed."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from transfer_engine.benchmarks.figures import Measured, figure, floor_ratio
-from transfer_engine.benchmarks.result import Machine, Report, Result
+from transfer_engine.benchmarks.result import Floor, Machine, Report, Result
 from transfer_engine.benchmarks.thresholds import CHANGE, Threshold
 
 COMPARED: Final[tuple[str, ...]] = (
@@ -33,6 +34,9 @@ COMPARED: Final[tuple[str, ...]] = (
 
 UNLIKE: Final = ("cores", "cpu", "memory_mib", "system")
 """What makes two machines different ones: their rates can't be compared."""
+
+
+_NUMBER: Final = re.compile(r"[\d,.]+")
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -134,10 +138,23 @@ def _pair(name: str, old: Measured, before: Report, new: Measured, after: Report
 
 
 def _ratios(old: Result, before: Report, new: Result, after: Report) -> Iterator[Change]:
-    floors = {floor.name: floor for floor in after.floors}
-    for floor in before.floors:
-        if floor.name in floors:
-            yield Change(f"of {floor.name}", floor_ratio(old, floor), floor_ratio(new, floors[floor.name]))
+    floors = _numbered(after)
+    for place, floor in _numbered(before).items():
+        if place in floors:
+            name = floor.name if floor.name == floors[place].name else f"{floor.name} → {floors[place].name}"
+            yield Change(f"of {name}", floor_ratio(old, floor), floor_ratio(new, floors[place]))
+
+
+def _numbered(report: Report) -> dict[tuple[str, int], Floor]:
+    """Return floors by their names without the numbers in them, and which of that name they are.
+
+    The groups of a floor are as large as the flushes of the run that it is measured beside, so no two are the same.
+    """
+    numbered: dict[tuple[str, int], Floor] = {}
+    for floor in report.floors:
+        name = _NUMBER.sub("", floor.name)
+        numbered[name, sum(known == name for known, _ in numbered)] = floor
+    return numbered
 
 
 def _facts(machine: Machine) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from transfer_engine.benchmarks.result import (
 )
 from transfer_engine.benchmarks.sending import FAULT, REFUSED
 
+STAGE_LEAST: Final = 0.02
+"""The share of a transfer's CPU below which a stage has no line of its own."""
 LEGEND: Final = (
     "achieved: transfers a second that were committed (or replayed); latencies in ms, of an open loop from the moment "
     "a transfer was due; µs: CPU of the engine's process for each transfer; floors: what the same machine does "
@@ -124,6 +126,15 @@ def cpu_line(result: Result) -> str:
     if cpu.machine_us:
         parts.append(f"{microseconds(cpu.machine_us)} of the whole machine")
     return "; ".join(parts)
+
+
+def stages(result: Result) -> list[tuple[str, float]]:
+    """Return the stages of a transfer's CPU, the costliest first; what is below 2 % of them all is summed up."""
+    by_cost = sorted(result.cpu.stages_us.items(), key=lambda item: -item[1])
+    least = STAGE_LEAST * sum(used for _, used in by_cost)
+    shown = [(name, used) for name, used in by_cost if used >= least]
+    rest = sum(used for _, used in by_cost[len(shown) :])
+    return [*shown, ("all others", rest)] if rest else shown
 
 
 def memory_line(result: Result) -> str:

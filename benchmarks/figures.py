@@ -24,7 +24,10 @@ def sent(result: Result) -> int:
 
 
 def floor_ratio(result: Result, floor: Floor) -> float | None:
-    """Return how much of a floor's rate a result's transfers amount to; None of a floor that did nothing."""
+    """Return how much of a floor's rate a run's transfers amount to; None of another target's floor."""
+    target = result.plan.target
+    if floor.kind not in {None, target.kind} or floor.door not in {None, target.door}:
+        return None
     return result.achieved * floor.things_a_transfer / floor.rate if floor.rate > 0 else None
 
 

@@ -24,6 +24,7 @@ from transfer_engine.benchmarks.descriptions import (
     outcomes_line,
     recovery_facts,
     schedule_line,
+    stages,
     sweep_note,
     sweep_value,
     trouble,
@@ -149,12 +150,12 @@ def _books(books: Books) -> Text:
 
 
 def _stage_lines(result: Result) -> Iterator[tuple[str, str]]:
-    stages = sorted(result.cpu.stages_us.items(), key=lambda item: -item[1])
-    if not stages:
+    shown = stages(result)
+    if not shown:
         return
-    longest = max(len(name) for name, _ in stages)
-    most = max(used for _, used in stages) or 1
-    for index, (name, used) in enumerate(stages):
+    longest = max(len(name) for name, _ in shown)
+    most = max(used for _, used in shown) or 1
+    for index, (name, used) in enumerate(shown):
         bar = "█" * round(BAR_MOST * used / most)
         yield "" if index else "by stage", f"{name:<{longest}}  {used:5.1f} {bar}"
 

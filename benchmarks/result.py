@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from transfer_engine.benchmarks.plan import Fault, Plan
+from transfer_engine.benchmarks.plan import Door, Fault, Kind, Plan
 
 FORMAT: Final = 1
 """Raised when a reader of former results would go wrong."""
@@ -104,6 +104,10 @@ class Floor(msgspec.Struct, frozen=True):
     """CPU of each, in µs, of the process that is the floor."""
     things_a_transfer: float = 1.0
     """How many of them one transfer needs."""
+    kind: Kind | None = None
+    """Of which kind of target this is the floor alone, as a door's; None: of all."""
+    door: Door | None = None
+    """Of which door alone; None: of both."""
 
 
 class Marked(msgspec.Struct, frozen=True):

@@ -94,6 +94,19 @@ def test_the_only_run_of_each_is_compared_whatever_its_name() -> None:
     assert [change.percent for change in pair.changes if change.name == "p50_ms"] == [50.0]
 
 
+def test_a_floor_is_the_same_one_whatever_the_size_of_its_groups() -> None:
+    before, after = (
+        report(
+            result("many"),
+            floors=[msgspec.structs.replace(FLOORS[0], name=f"ledger, groups of {size}") for size in sizes],
+        )
+        for sizes in (("8,188", "22"), ("8,188", "1,000"))
+    )
+    (pair,) = compare(before, after).pairs
+    names = [change.name for change in pair.changes if change.name.startswith("of ")]
+    assert names == ["of ledger, groups of 8,188", "of ledger, groups of 22 → ledger, groups of 1,000"]
+
+
 def test_two_runs_of_one_name_are_matched_in_order() -> None:
     twice = report(result("many", p50_ms=1.0), result("many", p50_ms=2.0))
     assert [pair.name for pair in compare(twice, twice).pairs] == ["many", "many (2)"]

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from support.benchmark_reports import broken, faulty, report, result, sweep, whole_report
+from support.benchmark_reports import FLOORS, broken, faulty, report, result, sweep, whole_report
 from transfer_engine.benchmarks.report_text import print_report
 from transfer_engine.benchmarks.result import Report
 
@@ -83,6 +83,22 @@ def test_a_sweep_without_a_knee_says_so() -> None:
     flat = msgspec.structs.replace(sweep(), knee=None)
     text = " ".join(_lines(msgspec.structs.replace(report(), results=(), sweeps=(flat,))))
     assert "No knee" in text
+
+
+def test_a_door_s_floor_is_no_measure_of_the_engine_alone() -> None:
+    door = msgspec.structs.replace(FLOORS[0], name="empty POST", kind="http", door="express")
+    lines = _lines(report(result("in process"), faulty(), floors=[FLOORS[0], door]))
+    (line,) = (line for line in lines if line.startswith("  empty POST"))
+    assert line.split()[-2:] == ["-", "0.08"]
+
+
+def test_small_stages_are_summed_up() -> None:
+    stages = {"core": 90.0, "trio": 8.0, "crumb": 1.5, "speck": 0.5}
+    run = msgspec.structs.replace(result(), cpu=msgspec.structs.replace(result().cpu, stages_us=stages))
+    lines = _lines(report(run))
+    (begin,) = (number for number, line in enumerate(lines) if line.startswith("  by stage"))
+    assert [line.split("█")[0][15:].split()[-1] for line in lines[begin : begin + 3]] == ["90.0", "8.0", "2.0"]
+    assert lines[begin + 2].strip().startswith("all others")
 
 
 def test_others_are_told_with_how_much_more_we_do() -> None:
