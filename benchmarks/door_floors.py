@@ -58,6 +58,8 @@ async def http_floor(target: Target, *, seconds: float) -> Floor:
         unit="requests",
         cpu_us=usage.servers_s / max(count, 1) * 1e6,
         things_a_transfer=1 / target.batch,
+        kind="http",
+        door=target.door,
     )
 
 
@@ -106,6 +108,7 @@ async def websocket_floor(target: Target, *, in_flight: int, seconds: float) -> 
         unit="messages",
         cpu_us=usage.servers_s / max(count, 1) * 1e6,
         things_a_transfer=1 / target.batch,
+        kind="websocket",
     )
 
 
