@@ -4,6 +4,7 @@ Each decorator reads its options, refuses combinations that mean nothing by the 
 argument: ``sources``, or ``traffic``, ``loop`` and ``length``.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -18,7 +19,20 @@ from transfer_engine.http.configuration_file import ConfigurationError
 from transfer_engine.http.settings import CONFIG_VARIABLE, load_settings
 
 _R = TypeVar("_R")
-_SHARE: Final = click.FloatRange(0, 1)
+
+
+class _Finite(click.FloatRange):
+    """A number within bounds; neither infinite nor none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number that can be measured with.", param, ctx)
+        return number
+
+
+_SHARE: Final = _Finite(0, 1)
 _NAMES: Final = {
     "zipf_exponent": "--zipf-exponent",
     "hot_share": "--hot-share",
@@ -59,7 +73,7 @@ _LOAD: Final = (
         show_default=True,
         help="Whose money moves: all alike, few much oftener than most (Zipf), or one user's alone.",
     ),
-    click.option("--zipf-exponent", type=click.FloatRange(0, 10), help="Of Zipf's law.  [1.1]"),
+    click.option("--zipf-exponent", type=_Finite(0, 10), help="Of Zipf's law.  [1.1]"),
     click.option("--hot-share", type=_SHARE, help="Share of the transfers that are one user's.  [0]"),
     click.option(
         "--both-directions/--one-direction",
@@ -80,13 +94,13 @@ _LOAD: Final = (
     click.option("--slow-ms", type=click.IntRange(min=0), help="What that service takes.  [100]"),
     click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same orders."),
     click.option("--in-flight", type=click.IntRange(min=1), help="Transfers under way at most.  [2000; open: 10000]"),
-    click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Open loop: so many transfers a second."),
+    click.option("--rate", type=_Finite(min=0, min_open=True), help="Open loop: so many transfers a second."),
     click.option(
         "--arrivals", type=click.Choice(get_args(Arrivals)), help="Of the open loop: by chance, or even.  [poisson]"
     ),
-    click.option("--seconds", type=click.FloatRange(min=0.05), help="Length of the load.  [5]"),
+    click.option("--seconds", type=_Finite(min=0.05), help="Length of the load.  [5]"),
     click.option("--transfers", type=click.IntRange(min=1), help="Instead: until so many were sent."),
-    click.option("--warm-up", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Seconds before it."),
+    click.option("--warm-up", type=_Finite(min=0), default=1.0, show_default=True, help="Seconds before it."),
 )
 
 

@@ -67,7 +67,8 @@ async def look_around(seconds: float, progress: Progress, report: Report) -> Rep
 
 async def _in_process(bench: Bench, length: Length) -> tuple[list[Result], tuple[str, ...]]:
     """Run the loads of the engine in process: many users, one hot user, and an open loop at half the rate."""
-    many, notes = Plan(length=length), ()
+    many = Plan(length=length)
+    notes: tuple[str, ...] = ()
     try:
         measured = await measure_profiled(bench, many)
     except NoProfile as reason:

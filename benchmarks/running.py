@@ -4,8 +4,9 @@ A bench is measured as often as one likes, each time by a plan of its own; its b
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -41,37 +42,30 @@ class Bench:
             OSError, RuntimeError: the target can't be reached.
             ValueError: the traffic contradicts itself.
         """
-        orders = Orders(plan.traffic, f"{time.time_ns():x}-")
         recording, lag = Recording(), LoopLag()
         measures = _Measures(self.subject, recording, lag)
         marks: list[_Mark] = []
+        failures: list[Exception] = []
         self._progress.load(plan)
         async with trio.open_nursery() as nursery:
+
+            async def guarded(work: Callable[[], Awaitable[None]]) -> None:
+                try:
+                    await work()
+                except Exception as error:  # noqa: BLE001  not for the nursery to wrap
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
+
             if plan.target.generator == "python":
                 nursery.start_soon(self._tell_seconds, recording)
             if self.subject.is_here:
                 nursery.start_soon(lag.run)
             for fault in plan.faults:
-                nursery.start_soon(self._make, fault, recording, measures.begun, marks)
-            failure = None
-            try:
-                if plan.target.generator == "wrk":
-                    await self._load_by_wrk(plan, recording, measures)
-                else:
-                    await run_loop(
-                        self.subject.sender,
-                        orders,
-                        recording,
-                        loop=plan.loop,
-                        batch=plan.target.batch,
-                        length=plan.length,
-                        around=measures,
-                    )
-            except Exception as error:  # noqa: BLE001  not for the nursery to wrap
-                failure = error
+                nursery.start_soon(guarded, partial(self._make, fault, recording, measures.begun, marks))
+            await guarded(partial(self._load, plan, recording, measures))
             nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        if failures:
+            raise failures[0]
         return self._result(plan, recording, measures, lag, marks)
 
     async def books(self) -> Books:
@@ -79,12 +73,24 @@ class Bench:
         self._progress.step("looking at the books")
         return await self.subject.books()
 
-    async def _load_by_wrk(self, plan: Plan, recording: Recording, measures: "_Measures") -> None:
-        from transfer_engine.benchmarks.door_subject import DoorSubject  # noqa: PLC0415  only doors need it
+    async def _load(self, plan: Plan, recording: Recording, measures: "_Measures") -> None:
+        orders = Orders(plan.traffic, f"{time.time_ns():x}-")
+        if plan.target.generator == "wrk":
+            from transfer_engine.benchmarks.door_subject import DoorSubject  # noqa: PLC0415  only doors need it
 
-        if not isinstance(self.subject, DoorSubject):
-            raise RuntimeError("wrk loads doors alone")  # noqa: TRY004  a wish that can't be met
-        await self.subject.load_by_wrk(plan, recording, measures)
+            if not isinstance(self.subject, DoorSubject):
+                raise RuntimeError("wrk loads doors alone")
+            await self.subject.load_by_wrk(plan, recording, measures)
+            return
+        await run_loop(
+            self.subject.sender,
+            orders,
+            recording,
+            loop=plan.loop,
+            batch=plan.target.batch,
+            length=plan.length,
+            around=measures,
+        )
 
     async def _tell_seconds(self, recording: Recording) -> None:
         told = 0
