@@ -9,14 +9,14 @@ from transfer_engine.benchmarks.result import Report
 
 HIDDEN: Final = "[hidden]"
 
+_NAMES: Final = r"[\w-]*(?:token|secret|password|passwd|api[-_]?key|credential)s?"
+_VALUE: Final = r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s&\"',;})]+)"
+
 _SECRETS: Final = (
-    # An option, a variable or a parameter of a URL whose name says so, and its value.
-    re.compile(
-        r"(?P<name>[\w-]*(?:token|secret|password|passwd|api[-_]?key|credential)s?[\"']?(?:\s*[=:]\s*|\s+(?!-)))"
-        r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s&\"',;]+)",
-        re.IGNORECASE,
-    ),
-    re.compile(r"(?P<name>\b(?:bearer|basic)\s+)(?P<value>[\w.~+/=-]{8,})", re.IGNORECASE),
+    # An option whose name says so, and the word behind it; a variable or a parameter of a URL, and its value.
+    re.compile(rf"(?P<name>--{_NAMES}\s+(?!-)){_VALUE}", re.IGNORECASE),
+    re.compile(rf"(?P<name>{_NAMES}[\"']?\s*[=:]\s*){_VALUE}", re.IGNORECASE),
+    re.compile(r"(?P<name>\b(?:bearer|authorization:?\s+basic)\s+)(?P<value>[\w.~+/=-]{8,})", re.IGNORECASE),
     # A signed token, wherever it is.
     re.compile(r"(?P<name>\b)(?P<value>ey[\w-]{8,}\.[\w-]+\.[\w-]*)"),
     # The user's part of an address.

@@ -116,6 +116,8 @@ def test_progress_is_silent_where_that_is_asked(capsys: pytest.CaptureFixture[st
         "401 for {}",
         "password: '{}'",
         "--api-key {}",
+        "Authorization: Basic {}",
+        '{{"access_token": "{}"}}',
     ],
 )
 def test_a_secret_is_hidden_wherever_it_is(text: str) -> None:
@@ -130,6 +132,7 @@ def test_the_rest_of_a_text_stays() -> None:
     assert redacted("https://me:pw@db.test:9042/x") == f"https://{HIDDEN}@db.test:9042/x"
     assert redacted("keyed, one direction, tokens, seed 1") == "keyed, one direction, tokens, seed 1"
     assert redacted("http --token --limits") == "http --token --limits"
+    assert redacted("each request has a token of its own") == "each request has a token of its own"
 
 
 @given(st.text("TBase64/+=0189", max_size=60))
