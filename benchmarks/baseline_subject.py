@@ -21,11 +21,14 @@ from transfer_engine.benchmarks.expectations import Expectations
 from transfer_engine.benchmarks.http_sender import HttpSender, http_sender
 from transfer_engine.benchmarks.http_wire import Address
 from transfer_engine.benchmarks.load import free_port
-from transfer_engine.benchmarks.plan import FUNDS, Fault, Target, Traffic
+from transfer_engine.benchmarks.loops import Around
+from transfer_engine.benchmarks.plan import FUNDS, Fault, Plan, Target, Traffic
 from transfer_engine.benchmarks.private_postgres import find_programs, private_postgres
 from transfer_engine.benchmarks.private_tigerbeetle import CLUSTER_ID, find_binary, private_tigerbeetle
+from transfer_engine.benchmarks.recording import Recording
 from transfer_engine.benchmarks.result import Books
 from transfer_engine.benchmarks.sending import Sender
+from transfer_engine.benchmarks.wrk_load import load_by_wrk
 
 StoreName = Literal["sqlite", "postgres", "tigerbeetle"]
 
@@ -93,6 +96,10 @@ class BaselineSubject:
     async def counters(self) -> None:
         """Return nothing: a baseline counts nothing."""
 
+    async def load_by_wrk(self, plan: Plan, recording: Recording, around: Around) -> None:
+        """Have wrk make a plan's load; see :func:`transfer_engine.benchmarks.wrk_load.load_by_wrk`."""
+        await load_by_wrk(plan, recording, around, address=self.address, expectations=self._expectations)
+
     async def make(self, fault: Fault) -> None:
         """Raise: nobody makes faults here."""
         raise RuntimeError(f"a baseline can't have {fault.what}")
@@ -108,7 +115,8 @@ class BaselineSubject:
             may_differ=bool(expectations.nameless),
         )
         users = len(self._before) // 2
-        return Books(how=f"balances of {users:,} users against what was told", findings=tuple(findings[:10]))
+        against = "what they had together" if expectations.nameless else "what was told"
+        return Books(how=f"balances of {users:,} users against {against}", findings=tuple(findings[:10]))
 
 
 def missing(baseline: Baseline, dsn: str | None) -> str | None:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Final, get_args
 
 import click
 import msgspec
@@ -18,12 +18,13 @@ from transfer_engine.benchmarks.baseline_subject import (
 )
 from transfer_engine.benchmarks.options import source_options
 from transfer_engine.benchmarks.output import Output, output_options
-from transfer_engine.benchmarks.plan import Closed, Length, Plan, Target, Traffic
+from transfer_engine.benchmarks.plan import Closed, Generator, Length, Plan, Target, Traffic
 from transfer_engine.benchmarks.progress import Progress
 from transfer_engine.benchmarks.reporting import report_on
 from transfer_engine.benchmarks.result import Report, Result
 from transfer_engine.benchmarks.running import Bench, open_bench
 from transfer_engine.benchmarks.sources import Sources
+from transfer_engine.benchmarks.wrk import why_not_wrk
 
 _DSN_VARIABLE: Final = "TRANSFER_ENGINE_BENCH_DSN"
 
@@ -54,6 +55,13 @@ class Contender(msgspec.Struct):
 @click.option("--connections", default=32, show_default=True, type=click.IntRange(min=1))
 @click.option("--users", default=1_000, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.05), help="Of a round.")
+@click.option(
+    "--generator",
+    type=click.Choice(["auto", *get_args(Generator)]),
+    default="auto",
+    show_default=True,
+    help="Who sends to all of them; auto is wrk where it is on PATH.",
+)
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="Of each, in turn.")
 @source_options
 @output_options
@@ -63,6 +71,7 @@ def baselines(
     connections: int,
     users: int,
     seconds: float,
+    generator: str,
     rounds: int,
     sources: Sources,
     output: Output,
@@ -73,8 +82,13 @@ def baselines(
         target=target,
         traffic=Traffic(users=users),
         loop=Closed(in_flight=connections),
-        length=Length(seconds=seconds, warm_up_s=min(seconds / 4, 1.0)),
+        length=Length(seconds=seconds, warm_up_s=min(seconds / 3, 1.0)),
     )
+    reason = why_not_wrk(plan)
+    if generator == "wrk" and reason is not None:
+        raise click.UsageError(f"--generator wrk: {reason}")
+    if generator != "python" and reason is None:
+        plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(target, generator="wrk"))
 
     async def work(progress: Progress, report: Report) -> Report:
         chosen = [baseline for baseline in BASELINES if not stores or baseline.store in stores]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -11,8 +11,8 @@ from transfer_engine.benchmarks.door_api import DoorApi, NotAllowed, door_api
 from transfer_engine.benchmarks.expectations import Expectations
 from transfer_engine.benchmarks.faults import Victims, strike, victims_of
 from transfer_engine.benchmarks.http_sender import http_sender
-from transfer_engine.benchmarks.http_wire import Address, parse_url
-from transfer_engine.benchmarks.loops import Around, clock
+from transfer_engine.benchmarks.http_wire import Address, connect, parse_url
+from transfer_engine.benchmarks.loops import Around
 from transfer_engine.benchmarks.plan import FUNDS, SLOW_CORE, Fault, Plan, Target, Traffic
 from transfer_engine.benchmarks.private_keyspace import PREFIX
 from transfer_engine.benchmarks.recording import Recording
@@ -22,7 +22,7 @@ from transfer_engine.benchmarks.served_engine import FINDINGS_MOST, ServedEngine
 from transfer_engine.benchmarks.sources import Ground, Sources, open_ground
 from transfer_engine.benchmarks.subject import Counters, counters_of
 from transfer_engine.benchmarks.websocket_sender import websocket_sender
-from transfer_engine.benchmarks.wrk import find_wrk, run_wrk, why_not_wrk
+from transfer_engine.benchmarks.wrk_load import load_by_wrk
 
 ACCOUNTS: Final = ("funding", "trading")
 _SETTLE_S: Final = 90.0
@@ -90,25 +90,9 @@ class DoorSubject:
         Raises:
             RuntimeError: wrk can't, or failed.
         """
-        wrk = find_wrk()
-        if wrk is None or (reason := why_not_wrk(plan)) is not None:
-            raise RuntimeError(f"wrk can't make this load: {reason if wrk is not None else 'it is not on PATH'}")
-        target, traffic = plan.target, plan.traffic
-        self.expectations.nameless += target.connections
-        options: dict[str, Any] = {
-            "connections": target.connections,
-            "token": self._token,
-            "users": traffic.users,
-            "first_user": self.expectations.offset + 1,
-            "seed": traffic.seed,
-        }
-        if plan.length.warm_up_s:
-            await run_wrk(wrk, self.address, seconds=plan.length.warm_up_s, **options)
-        await around.begin()
-        recording.begin(clock())
-        got = await run_wrk(wrk, self.address, seconds=plan.length.seconds, **options)
-        recording.take_over(got.outcomes, got.latencies_us, seconds=got.seconds)
-        await around.end()
+        await load_by_wrk(
+            plan, recording, around, address=self.address, expectations=self.expectations, token=self._token
+        )
 
     async def make(self, fault: Fault) -> None:
         """Do this to the server, or to what is behind it; what was told before is asked for again at the end.
@@ -198,7 +182,9 @@ async def open_door_subject(target: Target, traffic: Traffic, sources: Sources) 
         UNUSABLE: see :mod:`transfer_engine.benchmarks.sources`.
     """
     if target.url is not None:
-        async with _subject(target, traffic, address_of(target.url), sources.token) as subject:
+        address = address_of(target.url)
+        (await connect(address)).cut()  # who isn't there is told at once; later he is waited for
+        async with _subject(target, traffic, address, sources.token) as subject:
             yield subject
         return
     with open_ground(sources, traffic) as ground:

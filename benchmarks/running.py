@@ -5,7 +5,7 @@ A bench is measured as often as one likes, each time by a plan of its own; its b
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -21,7 +21,8 @@ from transfer_engine.benchmarks.progress import Progress, Silence
 from transfer_engine.benchmarks.recording import Recording
 from transfer_engine.benchmarks.result import Books, Cpu, Flushes, Marked, Result
 from transfer_engine.benchmarks.sources import Sources
-from transfer_engine.benchmarks.subject import Commits, Counters, Subject
+from transfer_engine.benchmarks.stage_profile import stage_profile
+from transfer_engine.benchmarks.subject import Commits, Counters, LoadedByWrk, Subject
 
 NOT_LOOKED_AT: Final = Books(how="not looked at yet")
 
@@ -33,12 +34,17 @@ class Bench:
         self.subject = subject
         self._progress = progress
 
-    async def measure(self, plan: Plan) -> Result:
+    async def measure(self, plan: Plan, *, is_profiled: bool = False) -> Result:
         """Run one load; the result's books are not looked at yet.
 
         Plans of one bench have the bench's target, and users that are among the bench's.
 
+        Args:
+            plan: what is to be run.
+            is_profiled: whether it is sampled where the CPU of the engine goes, if the engine's process is known.
+
         Raises:
+            NoProfile: there is no profiler, or it may not look at the process.
             OSError, RuntimeError: the target can't be reached.
             ValueError: the traffic contradicts itself.
         """
@@ -47,7 +53,10 @@ class Bench:
         marks: list[_Mark] = []
         failures: list[Exception] = []
         self._progress.load(plan)
-        async with trio.open_nursery() as nursery:
+        async with AsyncExitStack() as stack:
+            is_profiled = is_profiled and (self.subject.is_here or self.subject.pid is not None)
+            profile = await stack.enter_async_context(stage_profile(self.subject.pid)) if is_profiled else None
+            nursery = await stack.enter_async_context(trio.open_nursery())
 
             async def guarded(work: Callable[[], Awaitable[None]]) -> None:
                 try:
@@ -66,7 +75,11 @@ class Bench:
             nursery.cancel_scope.cancel()
         if failures:
             raise failures[0]
-        return self._result(plan, recording, measures, lag, marks)
+        result = self._result(plan, recording, measures, lag, marks)
+        if profile is None:
+            return result
+        cpu = msgspec.structs.replace(result.cpu, stages_us=profile.stages_us(result.cpu.total_us))
+        return msgspec.structs.replace(result, cpu=cpu)
 
     async def books(self) -> Books:
         """End what serves, and look whether the books hold; nothing can be measured afterwards."""
@@ -76,9 +89,7 @@ class Bench:
     async def _load(self, plan: Plan, recording: Recording, measures: "_Measures") -> None:
         orders = Orders(plan.traffic, f"{time.time_ns():x}-")
         if plan.target.generator == "wrk":
-            from transfer_engine.benchmarks.door_subject import DoorSubject  # noqa: PLC0415  only doors need it
-
-            if not isinstance(self.subject, DoorSubject):
+            if not isinstance(self.subject, LoadedByWrk):
                 raise RuntimeError("wrk loads doors alone")
             await self.subject.load_by_wrk(plan, recording, measures)
             return

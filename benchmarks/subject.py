@@ -1,11 +1,13 @@
 """A target that is up and funded, as a run sees it: who sends, what is counted around the load, and its books."""
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
-from transfer_engine.benchmarks.plan import Fault
+from transfer_engine.benchmarks.loops import Around
+from transfer_engine.benchmarks.plan import Fault, Plan
+from transfer_engine.benchmarks.recording import Recording
 from transfer_engine.benchmarks.result import Books
 from transfer_engine.benchmarks.sending import Sender
 
@@ -66,6 +68,19 @@ class Subject(Protocol):
 
     async def books(self) -> Books:
         """End what serves, and look whether the books hold. Nothing is sent afterwards."""
+        ...
+
+
+@runtime_checkable
+class LoadedByWrk(Protocol):
+    """A subject that answers the first API's transfers over HTTP."""
+
+    async def load_by_wrk(self, plan: Plan, recording: Recording, around: Around) -> None:
+        """Have wrk make a plan's load.
+
+        Raises:
+            RuntimeError: wrk can't, or failed.
+        """
         ...
 
 
