@@ -28,7 +28,8 @@ class Recording:
 
     A transfer counts by its moment (when it was due, or sent): outcomes and latencies are of those whose moment is
     since the begin, and wait for the last of them. ``achieved`` and the seconds count by the answer's moment instead.
-    Latencies are of what was answered by an outcome, or by none (a fault): a refusal took nothing and is quick.
+    Latencies are of what was answered by an outcome, or by none (a fault): a refusal took nothing and is quick, so
+    that those of refusals are kept apart.
     """
 
     def __init__(self) -> None:
@@ -50,6 +51,8 @@ class Recording:
         self._of_second: dict[int, int] = {}
         self._of_warm_up: dict[int, int] = {}
         """Answered in this second, and sent in the warm-up: the second's, and not the load's."""
+        self._of_refused: dict[int, int] = {}
+        self._refused_longest_us = 0
         self._second_ends = 0.0
         self._second_answered = self._second_achieved = 0
         self._marks: list[tuple[float, list[float]]] = []
@@ -100,6 +103,9 @@ class Recording:
                 _add(self._of_second, latency_us, taken)
                 if latency_us > self._longest_us:  # noqa: PLR1730  spares a call
                     self._longest_us = latency_us
+            if taken < count:
+                _add(self._of_refused, latency_us, count - taken)
+                self._refused_longest_us = max(self._refused_longest_us, latency_us)
         elif taken:
             _add(self._of_warm_up, latency_us, taken)
 
@@ -130,6 +136,12 @@ class Recording:
         """Return the percentiles of all latencies so far."""
         self._merge()
         return percentiles_of(self._histogram(), self._longest_us / 1e3)
+
+    def refusals(self) -> Percentiles | None:
+        """Return the percentiles of what was refused; None where nothing was."""
+        if not self._of_refused:
+            return None
+        return percentiles_of(histogram_of(self._of_refused), self._refused_longest_us / 1e3)
 
     def encoded(self) -> str:
         """Return all latencies in µs, in HdrHistogram's own V2 encoding."""

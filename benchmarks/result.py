@@ -148,6 +148,8 @@ class Result(msgspec.Struct, frozen=True):
     """How late a timer of 10 ms was in the engine's process, where that is this process."""
     books: Books
     faults: tuple[Marked, ...] = ()
+    refusals: Percentiles | None = None
+    """How long refusals took, which are not among the latencies; None where nothing was refused."""
 
 
 class Sweep(msgspec.Struct, frozen=True):

@@ -145,6 +145,7 @@ class Bench:
             rss_mib=rss_mib(None if is_here else self.subject.pid) if is_here or self.subject.pid else 0.0,
             loop_lag_ms=lag.percentiles() if is_here else None,
             books=NOT_LOOKED_AT,
+            refusals=recording.refusals(),
             faults=tuple(
                 Marked(fault=mark.fault, back_s=mark.back[0] - mark.at if mark.back else None) for mark in marks
             ),
