@@ -10,9 +10,8 @@ from transfer_engine.benchmarks.plan import Closed, Length, Open, Plan, Target, 
 from transfer_engine.benchmarks.progress import Progress
 from transfer_engine.benchmarks.reporting import report_on
 from transfer_engine.benchmarks.result import Floor, Report, Result
-from transfer_engine.benchmarks.running import Bench, open_bench
+from transfer_engine.benchmarks.running import open_bench
 from transfer_engine.benchmarks.sources import Sources, open_ground
-from transfer_engine.benchmarks.stage_profile import NoProfile, stage_profile
 
 
 @click.command()
@@ -38,28 +37,13 @@ def engine(
 
     async def work(progress: Progress, report: Report) -> Report:
         async with open_bench(target, traffic, sources, progress) as bench:
-            try:
-                result = await measure_profiled(bench, plan) if has_profile else await bench.measure(plan)
-            except NoProfile as error:
-                raise click.ClickException(str(error)) from None
+            result = await bench.measure(plan, is_profiled=has_profile)
             result = msgspec.structs.replace(result, books=await bench.books())
         progress.result(result)
         floors = await floors_of(result, sources, progress) if has_floors else ()
         return msgspec.structs.replace(report, results=(result,), floors=floors)
 
     report_on(work, output)
-
-
-async def measure_profiled(bench: Bench, plan: Plan) -> Result:
-    """Run one load on an engine in process, and say where its CPU goes.
-
-    Raises:
-        NoProfile: there is no profiler, or it may not look.
-    """
-    async with stage_profile() as profile:
-        result = await bench.measure(plan)
-    cpu = msgspec.structs.replace(result.cpu, stages_us=profile.stages_us(result.cpu.total_us))
-    return msgspec.structs.replace(result, cpu=cpu)
 
 
 async def floors_of(

@@ -9,7 +9,7 @@ from typing import Final
 import click
 import msgspec
 
-from transfer_engine.benchmarks.engine_command import floors_of, measure_profiled
+from transfer_engine.benchmarks.engine_command import floors_of
 from transfer_engine.benchmarks.floors import Sizes, floors_for
 from transfer_engine.benchmarks.output import Output, output_options
 from transfer_engine.benchmarks.plan import Closed, Length, Open, Plan, Target, Traffic
@@ -70,7 +70,7 @@ async def _in_process(bench: Bench, length: Length) -> tuple[list[Result], tuple
     many = Plan(length=length)
     notes: tuple[str, ...] = ()
     try:
-        measured = await measure_profiled(bench, many)
+        measured = await bench.measure(many, is_profiled=True)
     except NoProfile as reason:
         measured, notes = await bench.measure(many), (str(reason),)
     hot = await bench.measure(Plan(traffic=Traffic(pick="hot"), loop=Closed(in_flight=1_000), length=length))

@@ -41,7 +41,7 @@ def test_a_closed_loop_for_some_time(tmp_path: Path) -> None:
 
 
 def test_an_open_loop_until_so_many_are_sent(tmp_path: Path) -> None:
-    found = measured(tmp_path, "--rate", "300", "--arrivals", "even", "--transfers", "60")
+    found = measured(tmp_path, "--rate", "300", "--arrivals", "even", "--transfers", "60", "--in-flight", "500")
     assert found["outcomes"] == {"committed": 60}
     assert found["dropped"] == 0
 
