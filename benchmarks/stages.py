@@ -21,6 +21,7 @@ JOURNAL: Final = "journal encoding"
 CLIENT: Final = "submitter, ledger client"
 LEDGER: Final = "embedded ledger"
 RECORDS: Final = "records"
+THREADS: Final = "hand-over to threads"
 STREAMS: Final = "streams, outbox"
 BACKGROUND: Final = "background"
 TRIO: Final = "trio"
@@ -55,6 +56,7 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
         "engine/ledger/sqlite_file", "engine/ledger/storage", "engine/ledger/transfer_rules", "engine/ledger/writer",
     ),
     RECORDS: ("engine/recorder", "engine/records/*"),
+    THREADS: ("engine/writer_thread",),
     STREAMS: (
         "engine/endpoints", "engine/outbox", "engine/outbox_*", "engine/stream_*", "engine/streams",
         "engine/user_streams", "schema/webhooks",
