@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from transfer_engine.benchmarks.descriptions import busy_line
 from transfer_engine.benchmarks.figures import Measured, figure, floor_ratio
 from transfer_engine.benchmarks.result import Floor, Machine, Report, Result
 from transfer_engine.benchmarks.thresholds import CHANGE, Threshold
@@ -194,9 +195,9 @@ def _warnings(before: Report, after: Report) -> Iterator[str]:
     if unlike:
         yield f"the machines differ ({', '.join(unlike)}): read the ratios to floors, not the rates"
     for which, report in (("first", before), ("second", after)):
-        load = report.machine.load_before[0]
-        if load > report.machine.cores / 2:
-            yield f"the machine was busy before the {which} report (load average {load:.2f})"
+        busy = busy_line(report.machine)
+        if busy is not None:
+            yield f"the {which} report: {busy}"
         broken = [name for name, result in _named(report).items() if not result.books.hold]
         if broken:
             yield f"the books are broken in the {which} report: {', '.join(broken)}"

@@ -39,6 +39,14 @@ def machine_lines(machine: Machine) -> list[str]:
     ]
 
 
+def busy_line(machine: Machine) -> str | None:
+    """Return a warning where a machine had other work; None where it had not."""
+    load = machine.load_before[0]
+    if load <= machine.cores / 2:
+        return None
+    return f"the machine was busy before (load average {load:.1f} on {machine.cores} cores): read CPU and ratios"
+
+
 def load_line(plan: Plan) -> str:
     """Return what a run's load was, as far as its name doesn't say it."""
     loop, length, traffic = plan.loop, plan.length, plan.traffic

@@ -12,6 +12,7 @@ from transfer_engine.benchmarks.descriptions import (
     GROWTH_COLUMNS,
     LEGEND,
     books_line,
+    busy_line,
     cpu_line,
     fault_line,
     floor_line,
@@ -66,6 +67,9 @@ def _parts(report: Report) -> Iterator[_Part]:
     yield Text(report.command, style="bold")
     for line in machine_lines(report.machine):
         yield Text(line, style="dim")
+    busy = busy_line(report.machine)
+    if busy is not None:
+        yield Text(busy, style="yellow")
     yield from _run_parts(report.results)
     for sweep in report.sweeps:
         yield from _section(f"Sweep over {sweep.over}", _sweep_table(sweep))

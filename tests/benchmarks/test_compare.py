@@ -64,7 +64,7 @@ def test_a_warning_of_busy_machines_and_broken_books() -> None:
     busy = msgspec.structs.replace(BEFORE, machine=msgspec.structs.replace(MACHINE, load_before=(3.0, 2.0, 1.0)))
     compared = compare(busy, report(broken(result("many"))))
     assert compared.warnings == (
-        "the machine was busy before the first report (load average 3.00)",
+        "the first report: the machine was busy before (load average 3.0 on 2 cores): read CPU and ratios",
         "the books are broken in the second report: many",
     )
 
