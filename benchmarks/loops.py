@@ -116,7 +116,7 @@ class _Load:
         self.all_sent.set()
 
     def take(self) -> int:
-        """Return how many transfers the next call has; 0 ends the load."""
+        """Return how many transfers the next call of what counts (or of the warm-up) has; 0 ends the load."""
         if self.left is None or self.recording.began is None:
             return self.batch
         count = min(self.batch, self.left)
@@ -229,7 +229,7 @@ class _OpenLoad(_Load):
                 await trio.sleep(max(wait_s, _TICK_S))
             if self.is_over:
                 return
-            count = self.take()
+            count = self.take() if recording.counts(moment) else self.batch
             if len(due) + self._under_way >= self._calls_most:
                 if recording.counts(moment):
                     recording.dropped += count

@@ -155,6 +155,12 @@ async def test_an_open_loop_sends_so_many(clock: trio.testing.MockClock) -> None
     assert recording.sent == recording.outcomes.total() == 30
 
 
+async def test_what_was_due_in_the_warm_up_is_none_of_them(clock: trio.testing.MockClock) -> None:
+    length = Length(transfers=30, warm_up_s=0.500_25)  # between two wakes of the loop, each for several calls
+    recording, _ = await load(Target(lambda _: 0.1), Open(rate=10_000, arrivals="even"), length=length)
+    assert recording.sent == recording.outcomes.total() == 30
+
+
 async def test_a_target_that_is_not_there(clock: trio.testing.MockClock) -> None:
     class Nowhere(Target):
         @asynccontextmanager
