@@ -79,18 +79,18 @@ _DOOR: Final = (
         help=f"As in kill-server@5s or pause-ledger@5s:2s; once for each. WHAT: {', '.join(KINDS)}.",
     ),
     click.option(
-        "--floor/--no-floor", "has_floor", default=True, help="Also load the door's floor, without an engine."
+        "--floors/--no-floors", "has_floors", default=True, help="Also load the door's floor, without an engine."
     ),
 )
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class AskedDoor(msgspec.Struct, frozen=True):
     """What both commands are asked for."""
 
     target: Target
     sources: Sources
     faults: tuple[Fault, ...]
-    has_floor: bool
+    has_floors: bool
 
 
 def door_options(command: Callable[..., _R]) -> Callable[..., _R]:
@@ -107,7 +107,7 @@ def door_options(command: Callable[..., _R]) -> Callable[..., _R]:
         token_file: Path | None,
         url: str | None,
         faults: tuple[Fault, ...],
-        has_floor: bool,
+        has_floors: bool,
         sources: Sources,
         **others: Any,
     ) -> _R:
@@ -126,7 +126,7 @@ def door_options(command: Callable[..., _R]) -> Callable[..., _R]:
             backends=sources.backends,
         )
         sources = msgspec.structs.replace(sources, token=given)
-        asked = _Asked(target, sources, faults, has_floor and url is None)
+        asked = AskedDoor(target, sources, faults, has_floors and url is None)
         return command(*arguments, asked=asked, **others)
 
     for option in reversed(_DOOR):
@@ -150,7 +150,7 @@ def door_options(command: Callable[..., _R]) -> Callable[..., _R]:
 def http(
     connections: int,
     generator: str,
-    asked: _Asked,
+    asked: AskedDoor,
     traffic: Traffic,
     loop: Closed | Open,
     length: Length,
@@ -183,7 +183,7 @@ def http(
 @output_options
 def websocket(
     connections: int,
-    asked: _Asked,
+    asked: AskedDoor,
     traffic: Traffic,
     loop: Closed | Open,
     length: Length,
@@ -204,10 +204,10 @@ def websocket(
     _measure(plan, asked, output, lambda: websocket_floor(target, in_flight=in_flight, seconds=seconds), note)
 
 
-def _measure(plan: Plan, asked: _Asked, output: Output, floor: Callable[[], Any], note: str) -> None:
+def _measure(plan: Plan, asked: AskedDoor, output: Output, floor: Callable[[], Any], note: str) -> None:
     async def work(progress: Progress, report: Report) -> Report:
         floors: tuple[Floor, ...] = ()
-        if asked.has_floor:
+        if asked.has_floors:
             progress.step("the door's floor")
             floors = (await floor(),)
         result = await run(plan, asked.sources, progress)

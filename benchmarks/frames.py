@@ -18,6 +18,7 @@ _BINARY: Final = 0x82
 _MASKED: Final = 0x80
 _NO_MASK: Final = bytes(4)
 _RECEIVE_BYTES: Final = 256 << 10
+_CLOSE: Final = 0x8
 _PING: Final = 0x9
 _DATA: Final = (0x1, 0x2)
 
@@ -33,6 +34,7 @@ class Socket:
         self._stream = stream
         self._transport = transport
         self._rest = rest
+        self._is_ended = False
 
     async def send(self, messages: bytes) -> None:
         """Send frames, as :func:`frame` makes them."""
@@ -41,13 +43,15 @@ class Socket:
     async def receive(self) -> list[bytes]:
         """Return the messages that have come, at least one; pings are answered, an empty list is the end."""
         messages: list[bytes] = []
-        while not messages:
+        while not messages and not self._is_ended:
             for code, payload in self._frames():
                 if code in _DATA:
                     messages.append(payload)
+                elif code == _CLOSE:
+                    self._is_ended = True
                 elif code == _PING:
                     await self._stream.send_all(bytes((0x8A, _MASKED | len(payload))) + _NO_MASK + payload)
-            if messages:
+            if messages or self._is_ended:
                 break
             data = await self._stream.receive_some(_RECEIVE_BYTES)
             if not data:

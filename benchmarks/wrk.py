@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from transfer_engine.benchmarks.http_wire import Address
+from transfer_engine.benchmarks.outcomes import CUT, UNREACHABLE
 from transfer_engine.benchmarks.plan import AMOUNT, ASSET_ID, Closed, Plan, Traffic
 from transfer_engine.benchmarks.sending import COMMITTED
 
@@ -29,12 +30,12 @@ class WrkResult(msgspec.Struct, frozen=True):
     outcomes: Mapping[str, int]
     """Answers by the names of ``sending``."""
     latencies_us: Mapping[int, int]
-    """How many answers took so long, in µs."""
+    """How many answers took so long, in µs; wrk adds those that a stall kept from being asked for."""
 
     @property
     def requests(self) -> int:
         """Requests that were answered."""
-        return sum(self.latencies_us.values())
+        return sum(count for outcome, count in self.outcomes.items() if outcome not in {CUT, UNREACHABLE})
 
     @property
     def committed(self) -> int:
