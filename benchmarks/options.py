@@ -33,14 +33,6 @@ class _Finite(click.FloatRange):
 
 
 _SHARE: Final = _Finite(0, 1)
-_NAMES: Final = {
-    "zipf_exponent": "--zipf-exponent",
-    "hot_share": "--hot-share",
-    "slow_ms": "--slow-ms",
-    "in_flight": "--in-flight",
-    "warm_up": "--warm-up",
-}
-
 _SOURCES: Final = (
     click.option(
         "--config",
@@ -161,9 +153,10 @@ def read_sources(
 
 
 def _traffic(chosen: Mapping[str, Any]) -> Traffic:
-    for name, other, value in (("zipf_exponent", "pick", "zipf"), ("hot_share", "pick", "uniform or zipf")):
-        if chosen[name] is not None and chosen[other] not in value.split(" or "):
-            raise click.UsageError(f"{_NAMES[name]} is of --{other} {value}")
+    if chosen["zipf_exponent"] is not None and chosen["pick"] != "zipf":
+        raise click.UsageError("--zipf-exponent is of --pick zipf")
+    if chosen["hot_share"] is not None and chosen["pick"] == "hot":
+        raise click.UsageError("--hot-share is beside --pick uniform or zipf: hot is a share of 1")
     if chosen["slow_ms"] is not None and not chosen["slow"]:
         raise click.UsageError("--slow-ms is of the share that --slow gives")
     if chosen["replays"] and not chosen["is_keyed"]:
