@@ -111,7 +111,7 @@ class Line:
         if is_batch:
             data = _encode(_Batch(number, [item_of(order) for order in orders]))
         else:
-            data = _encode(_call_of(number, orders[0]))
+            data = _encode(call_of(number, orders[0]))
         self._calls[number] = call = _Call(trio.lowlevel.current_task())
         call.sent_at = time.perf_counter()
         if not self._unsent:
@@ -195,7 +195,8 @@ class Line:
             trio.lowlevel.reschedule(call.task)
 
 
-def _call_of(number: int, order: Order) -> TransferCall:
+def call_of(number: int, order: Order) -> TransferCall:
+    """Return one transfer as a frame's message."""
     item = item_of(order)
     return TransferCall(
         id=number,
