@@ -18,9 +18,9 @@ import trio
 
 from transfer_engine.benchmarks.door_subject import Balances, wrong_balances
 from transfer_engine.benchmarks.expectations import Expectations
+from transfer_engine.benchmarks.free_port import free_port
 from transfer_engine.benchmarks.http_sender import HttpSender, http_sender
 from transfer_engine.benchmarks.http_wire import Address
-from transfer_engine.benchmarks.load import free_port
 from transfer_engine.benchmarks.loops import Around
 from transfer_engine.benchmarks.plan import FUNDS, Fault, Plan, Target, Traffic
 from transfer_engine.benchmarks.private_postgres import find_programs, private_postgres

@@ -10,8 +10,11 @@ from transfer_engine.benchmarks.door_commands import http, websocket
 from transfer_engine.benchmarks.engine_command import engine
 from transfer_engine.benchmarks.floors_command import floors
 from transfer_engine.benchmarks.growth_command import growth
+from transfer_engine.benchmarks.idle_websockets import idle_websockets
+from transfer_engine.benchmarks.overload_command import overload
 from transfer_engine.benchmarks.overview import overview
 from transfer_engine.benchmarks.recovery_command import recovery
+from transfer_engine.benchmarks.sweep_command import sweep
 
 
 @click.group(
@@ -27,7 +30,20 @@ def bench(context: click.Context) -> None:
         context.invoke(overview)
 
 
-for _command in (overview, engine, http, websocket, floors, baselines, recovery, growth, compare_reports):
+for _command in (
+    overview,
+    engine,
+    http,
+    websocket,
+    idle_websockets,
+    floors,
+    baselines,
+    sweep,
+    overload,
+    recovery,
+    growth,
+    compare_reports,
+):
     bench.add_command(_command)
 
 

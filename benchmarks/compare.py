@@ -37,6 +37,7 @@ UNLIKE: Final = ("cores", "cpu", "memory_mib", "system")
 """What makes two machines different ones: their rates can't be compared."""
 
 
+_RATE: Final = re.compile(r", [\d,.]+/s\b")
 _NUMBER: Final = re.compile(r"[\d,.]+")
 
 
@@ -83,19 +84,27 @@ class Comparison(msgspec.Struct, frozen=True):
 def compare(before: Report, after: Report) -> Comparison:
     """Compare two reports, run by run.
 
-    Runs are matched by name, those of sweeps by the sweep and its value. Where each report has one run alone, these two
-    are compared whatever their names.
+    Runs are matched by name, those of sweeps by the sweep and its value; then by name but for the rate in it, which may
+    have been a share of what the machine did. Where each report has one run alone, these two are compared.
     """
     old, new = _named(before), _named(after)
-    if len(old) == len(new) == 1 and old.keys() != new.keys():
-        name = " → ".join((*old, *new))
-        old, new = ({name: measured} for named in (old, new) for measured in named.values())
+    matches = {name: name for name in old if name in new}
+    left = {_RATE.sub("", name): name for name in new if name not in matches}
+    for name in old:
+        other = left.get(_RATE.sub("", name))
+        if name not in matches and other is not None and other not in matches.values():
+            matches[name] = other
+    if len(old) == len(new) == 1:
+        matches = dict(zip(old, new, strict=True))
     return Comparison(
         warnings=tuple(_warnings(before, after)),
         differences=tuple(_differences(_facts(before.machine), _facts(after.machine))),
-        pairs=tuple(_pair(name, old[name], before, new[name], after) for name in old if name in new),
-        only_before=tuple(name for name in old if name not in new),
-        only_after=tuple(name for name in new if name not in old),
+        pairs=tuple(
+            _pair(name if name == other else f"{name} → {other}", old[name], before, new[other], after)
+            for name, other in sorted(matches.items(), key=lambda match: list(old).index(match[0]))
+        ),
+        only_before=tuple(name for name in old if name not in matches),
+        only_after=tuple(name for name in new if name not in matches.values()),
     )
 
 
@@ -119,6 +128,8 @@ def _named(report: Report) -> dict[str, Measured]:
         add(f"recovery: {recovery.name}", recovery)
     for growth in report.growths:
         add(f"growth: {growth.name}", growth)
+    for idle in report.idle_websockets:
+        add(idle.name, idle)
     return named
 
 

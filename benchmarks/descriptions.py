@@ -10,6 +10,7 @@ from transfer_engine.benchmarks.result import (
     Floor,
     Flushes,
     GrowthStep,
+    IdleWebsockets,
     Machine,
     Marked,
     Percentiles,
@@ -232,6 +233,15 @@ def recovery_facts(recovery: Recovery) -> list[tuple[str, str]]:
         ("µs CPU each", f"{engine}; {microseconds(recovery.servers_us)} of the servers"),
         ("health ms", latencies_line(recovery.lag_ms)),
         ("memory", f"{whole(recovery.rss_mib)} MiB resident at most"),
+    ]
+
+
+def idle_facts(idle: IdleWebsockets) -> list[tuple[str, str]]:
+    """Return what idle websockets cost, by label."""
+    return [
+        ("each", f"{idle.each_kib:.1f} KiB resident"),
+        ("memory", f"{whole(idle.before_mib)} MiB resident before, {whole(idle.after_mib)} MiB with all of them"),
+        ("CPU", f"{idle.cpu_share:.1%} of a core while they are idle"),
     ]
 
 

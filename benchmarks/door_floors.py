@@ -9,13 +9,13 @@ from typing import Final
 
 import trio
 
+from transfer_engine.benchmarks.floor_server import floor_server
 from transfer_engine.benchmarks.frames import Socket, frame, open_socket
 from transfer_engine.benchmarks.http_sender import HttpSender, http_sender
 from transfer_engine.benchmarks.http_wire import Address
 from transfer_engine.benchmarks.measures import Meter
 from transfer_engine.benchmarks.plan import AMOUNT, ASSET_ID, Target
 from transfer_engine.benchmarks.result import Floor
-from transfer_engine.benchmarks.server_processes import floor_server
 from transfer_engine.benchmarks.wrk import find_wrk, run_wrk
 
 _HOST: Final = "127.0.0.1"

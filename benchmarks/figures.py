@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from transfer_engine.benchmarks.result import Floor, Growth, Recovery, Result
+from transfer_engine.benchmarks.result import Floor, Growth, IdleWebsockets, Recovery, Result
 from transfer_engine.benchmarks.sending import COMMITTED, FAILED, FAULT, PENDING, REFUSED, REPLAYED
 
-Measured = Result | Recovery | Growth
+Measured = Result | Recovery | Growth | IdleWebsockets
 """What has a name, figures, and books."""
 
 FLOOR_RATIO: Final = "floor_ratio"
@@ -88,7 +88,14 @@ GROWTH_FIGURES: Final[Mapping[str, Callable[[Growth], float | None]]] = {
 }
 """Of a growth, by name: its worst ratio, and what its last step used."""
 
-NAMES: Final = tuple(dict.fromkeys((*RUN_FIGURES, *RECOVERY_FIGURES, *GROWTH_FIGURES)))
+IDLE_FIGURES: Final[Mapping[str, Callable[[IdleWebsockets], float | None]]] = {
+    "each_kib": lambda idle: idle.each_kib,
+    "rss_mib": lambda idle: idle.after_mib,
+    "idle_percent": lambda idle: 100 * idle.cpu_share,
+}
+"""Of idle websockets, by name; ``idle_percent`` is of one core."""
+
+NAMES: Final = tuple(dict.fromkeys((*RUN_FIGURES, *RECOVERY_FIGURES, *GROWTH_FIGURES, *IDLE_FIGURES)))
 """Of all figures."""
 
 
@@ -104,6 +111,8 @@ def figure(measured: Measured, name: str, floors: Iterable[Floor] = ()) -> float
         return RECOVERY_FIGURES[name](measured) if name in RECOVERY_FIGURES else None
     if isinstance(measured, Growth):
         return GROWTH_FIGURES[name](measured) if name in GROWTH_FIGURES else None
+    if isinstance(measured, IdleWebsockets):
+        return IDLE_FIGURES[name](measured) if name in IDLE_FIGURES else None
     if name in RUN_FIGURES:
         return RUN_FIGURES[name](measured)
     return _least_ratio(measured, name, floors) if name.startswith(FLOOR_RATIO) else None

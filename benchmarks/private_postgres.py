@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from transfer_engine.benchmarks.load import free_port
+from transfer_engine.benchmarks.free_port import free_port
 
 _FOLDER: Final = Path("/usr/lib/postgresql")
 """Where Debian puts each version's programs, beside the path."""

@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from transfer_engine.benchmarks.free_port import free_port
+
 BINARY_VARIABLE: Final = "TIGERBEETLE_BINARY"
 CLUSTER_ID: Final = 0
 _START_S: Final = 60
@@ -47,7 +49,7 @@ def private_tigerbeetle(binary: str) -> Iterator[PrivateTigerBeetle]:
         formatted = subprocess.run(formatting, check=False, capture_output=True, text=True)
         if formatted.returncode:
             raise RuntimeError(f"{binary} could not format a data file: {formatted.stderr[-1_000:]}")
-        port = _free_port()
+        port = free_port()
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [binary, "start", f"--addresses=127.0.0.1:{port}", *_MEMORY, str(data_file)],
@@ -79,8 +81,3 @@ def _wait_until_listening(process: "subprocess.Popen[bytes]", port: int, log: Pa
             time.sleep(0.05)
         else:
             return
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

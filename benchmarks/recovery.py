@@ -18,9 +18,9 @@ import msgspec
 import trio
 
 from transfer_engine.benchmarks.books import rows_wrong
+from transfer_engine.benchmarks.free_port import free_port
 from transfer_engine.benchmarks.http_sender import HttpSender, http_sender
 from transfer_engine.benchmarks.http_wire import Address
-from transfer_engine.benchmarks.load import free_port
 from transfer_engine.benchmarks.measures import Meter
 from transfer_engine.benchmarks.plan import AMOUNT, Traffic
 from transfer_engine.benchmarks.progress import Progress

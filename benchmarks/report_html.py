@@ -73,6 +73,7 @@ def render_html(report: Report) -> str:
         ],
         recoveries=[{"recovery": recovery, "chart": recovery_chart(recovery)} for recovery in report.recoveries],
         growths=[{"growth": growth, "chart": growth_chart(growth)} for growth in report.growths],
+        idle_websockets=report.idle_websockets,
         floor_ratio=floor_ratio,
         say=descriptions,
     )

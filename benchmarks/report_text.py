@@ -18,6 +18,7 @@ from transfer_engine.benchmarks.descriptions import (
     floor_line,
     flushes_line,
     growth_row,
+    idle_facts,
     latencies_line,
     load_line,
     machine_lines,
@@ -103,6 +104,9 @@ def _life_parts(report: Report) -> Iterator[_Part]:
     for recovery in report.recoveries:
         facts: list[tuple[str, str | Text]] = [*recovery_facts(recovery), ("books", _books(recovery.books))]
         yield from _section(f"Recovery, {recovery.name}", _block(facts))
+    for idle in report.idle_websockets:
+        costs: list[tuple[str, str | Text]] = [*idle_facts(idle), ("books", _books(idle.books))]
+        yield from _section(idle.name, _block(costs))
     for growth in report.growths:
         yield from _section(f"Growth, {growth.name}", _growth_table(growth))
         yield _indented(Text("books ").append_text(_books(growth.books)))

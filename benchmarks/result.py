@@ -239,6 +239,26 @@ class Growth(msgspec.Struct, frozen=True):
     books: Books
 
 
+class IdleWebsockets(msgspec.Struct, frozen=True):
+    """What websockets that do nothing cost the server."""
+
+    name: str
+    connections: int
+    is_subscribed: bool
+    """Whether each is told of a user's transfers and balances."""
+    before_mib: float
+    """Resident before them, after some had come and gone."""
+    after_mib: float
+    cpu_share: float
+    """Of one core, while all of them were idle."""
+    books: Books
+
+    @property
+    def each_kib(self) -> float:
+        """Resident memory of each."""
+        return (self.after_mib - self.before_mib) * 1024 / self.connections
+
+
 class Report(msgspec.Struct, frozen=True):
     """All that one command measured."""
 
@@ -252,5 +272,6 @@ class Report(msgspec.Struct, frozen=True):
     """Others under the same load: their plan's name says which."""
     recoveries: tuple[Recovery, ...] = ()
     growths: tuple[Growth, ...] = ()
+    idle_websockets: tuple[IdleWebsockets, ...] = ()
     notes: tuple[str, ...] = ()
     format: int = FORMAT

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import trio
 
+from transfer_engine.benchmarks.free_port import free_port
 from transfer_engine.benchmarks.http_wire import Address
-from transfer_engine.benchmarks.load import free_port
 from transfer_engine.benchmarks.plan import ASSET_ID, SLOW_CORE, SLOW_CORE_CODE, Door
 from transfer_engine.benchmarks.result import Books
 from transfer_engine.engine import Settings, open_engine

@@ -105,6 +105,7 @@ def all_measured(report: Report) -> Iterator[Measured]:
         yield from sweep.results
     yield from report.recoveries
     yield from report.growths
+    yield from report.idle_websockets
 
 
 def crossed(report: Report, thresholds: Iterable[Threshold]) -> list[str]:

@@ -157,3 +157,17 @@ def test_what_means_nothing(arguments: tuple[str, ...], told: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2, result.output
     assert told in result.output
+
+
+def test_idle_websockets(tmp_path: Path) -> None:
+    page, plots = tmp_path / "report.json", tmp_path / "report.html"
+    options = ("--connections", "70", "--watch", "0.2", "--subscribe", "--quiet", "--fail-if", "each_kib>1_000_000")
+    result = run("idle-websockets", *options, "--json", str(page), "--html", str(plots))
+    assert result.exit_code == 0, result.output
+    [found] = json.loads(page.read_text())["idle_websockets"]
+    assert found["after_mib"] > 10
+    assert found["cpu_share"] >= 0
+    assert found["books"]["findings"] == []
+    for told in (result.output, plots.read_text()):
+        assert "70 idle websockets, express door, subscribed" in told
+        assert "KiB resident" in told
