@@ -94,6 +94,17 @@ def test_the_only_run_of_each_is_compared_whatever_its_name() -> None:
     assert [change.percent for change in pair.changes if change.name == "p50_ms"] == [50.0]
 
 
+def test_an_open_loop_is_matched_at_another_rate() -> None:
+    before = report(result("engine, 1,000 users"), result("engine, 1,000 users, 7,504/s"), result("engine, 7 users"))
+    after = report(result("engine, 1,000 users"), result("engine, 1,000 users, 804/s"), result("engine, 9 users, 5/s"))
+    compared = compare(before, after)
+    assert [pair.name for pair in compared.pairs] == [
+        "engine, 1,000 users",
+        "engine, 1,000 users, 7,504/s → engine, 1,000 users, 804/s",
+    ]
+    assert (compared.only_before, compared.only_after) == (("engine, 7 users",), ("engine, 9 users, 5/s",))
+
+
 def test_a_floor_is_the_same_one_whatever_the_size_of_its_groups() -> None:
     before, after = (
         report(
