@@ -21,6 +21,7 @@ from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger
 from transfer_engine.engine.legs import account_id
 from transfer_engine.engine.records.protocol import RecordStore
 from transfer_engine.engine.services.registry import ServiceRegistry
+from transfer_engine.engine.services.simulated import SimulatedCore
 from transfer_engine.schema.transfers import TransferState
 
 ROW_OF_EVERY: Final = 10
@@ -79,6 +80,20 @@ async def rows_wrong(records: RecordStore, committed: Sequence[int]) -> list[str
             if row is None or row.state is not TransferState.COMMITTED:
                 told = "is missing" if row is None else f"says {row.state.value}"
                 wrong.append(f"transfer {req_id:#x} was answered by committed, and its row {told}")
+    return wrong
+
+
+async def cores_wrong(ledger: Ledger, registry: ServiceRegistry) -> list[str]:
+    """Return which simulated cores have anything else than what the ledger says they have; all must be at rest."""
+    wrong = []
+    for name, core in registry.cores.items():
+        if not isinstance(core, SimulatedCore):
+            continue
+        owed = 0
+        for account in await ledger.lookup_accounts([account_id(0, ASSET_ID, registry[name].code)]):
+            owed = account.credits_posted - account.debits_posted
+        if (has := await core.total(ASSET_ID)) != owed:
+            wrong.append(f"I2: the core {name} has {has}, and the ledger says {owed}")
     return wrong
 
 

@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from transfer_engine.benchmarks.asking import until_answered
-from transfer_engine.benchmarks.books import Tally, are_empty
+from transfer_engine.benchmarks.books import Tally, are_empty, cores_wrong
 from transfer_engine.benchmarks.plan import ASSET_ID, FUNDS, SLOW_CORE, Fault, Target, Traffic
 from transfer_engine.benchmarks.result import Books
 from transfer_engine.benchmarks.sending import COMMITTED, FAILED, FAULT, PENDING, REFUSED, REPLAYED, Order
@@ -17,8 +17,9 @@ from transfer_engine.benchmarks.subject import Counters, counters_of
 from transfer_engine.engine import Engine, Refused, Settings, TransferOrder, TransferOutcome, TransferStatus
 from transfer_engine.engine.assembly import engine_on
 from transfer_engine.engine.backends import open_backends
-from transfer_engine.engine.ledger.protocol import LedgerUnavailable
+from transfer_engine.engine.ledger.protocol import Ledger, LedgerUnavailable
 from transfer_engine.engine.records.protocol import RecordsUnavailable
+from transfer_engine.engine.services.registry import ServiceRegistry
 from transfer_engine.engine.services.simulated import Behaviour
 
 DEADLINE_MS: Final = 60_000
@@ -84,10 +85,20 @@ class EngineSubject:
     pid = None
 
     def __init__(
-        self, engine: Engine, traffic: Traffic, batch: int, servers: tuple[int, ...], tally: Tally | None
+        self,
+        engine: Engine,
+        ledger: Ledger,
+        registry: ServiceRegistry,
+        *,
+        traffic: Traffic,
+        batch: int,
+        servers: tuple[int, ...],
+        tally: Tally | None,
     ) -> None:
         self.engine = engine
         self.servers = servers
+        self._ledger = ledger
+        self._registry = registry
         self._traffic = traffic
         self._batch = batch
         self._tally = tally
@@ -126,9 +137,10 @@ class EngineSubject:
         if self._tally is not None:
             return await self._tally.books()
         report = await until_answered(self.engine.audit)
+        findings = [f"{finding.invariant}: {finding.what}" for finding in report.findings]
         return Books(
             how=f"audit (I1, I2, I3, I7) of {report.ledger_transfers:,} ledger transfers and {report.records:,} rows",
-            findings=tuple(f"{finding.invariant}: {finding.what}" for finding in report.findings),
+            findings=(*findings, *await cores_wrong(self._ledger, self._registry)),
         )
 
 
@@ -150,7 +162,15 @@ async def open_engine_subject(target: Target, traffic: Traffic, sources: Sources
                 if traffic.slow:
                     engine.simulated_cores[SLOW_CORE].behave(Behaviour(latency_ms=traffic.slow_ms))
                 tally = None if is_fresh else await Tally.begun(ledger, records, registry, users)
-                yield EngineSubject(engine, traffic, target.batch, ground.servers, tally)
+                yield EngineSubject(
+                    engine,
+                    ledger,
+                    registry,
+                    traffic=traffic,
+                    batch=target.batch,
+                    servers=ground.servers,
+                    tally=tally,
+                )
 
 
 def _for_a_load(settings: Settings, given: set[str]) -> Settings:

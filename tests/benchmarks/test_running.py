@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from transfer_engine.benchmarks.engine_sender import EngineSubject
 from transfer_engine.benchmarks.machine import this_machine
-from transfer_engine.benchmarks.plan import Closed, Fault, Length, Open, Plan, Target, Traffic
+from transfer_engine.benchmarks.plan import ASSET_ID, SLOW_CORE, Closed, Fault, Length, Open, Plan, Target, Traffic
 from transfer_engine.benchmarks.running import open_bench, run
 from transfer_engine.benchmarks.sources import Sources
 from transfer_engine.http.settings import ServerSettings
@@ -42,6 +43,18 @@ async def test_books_that_do_not_hold_are_told(tmp_path: Path) -> None:
         books = await tampered.books()
     assert not books.hold
     assert "I7" in books.findings[0]
+
+
+async def test_a_core_that_has_something_else_is_told() -> None:
+    traffic = Traffic(users=3, slow=0.5, slow_ms=0)
+    async with open_bench(Target(), traffic, Sources()) as tampered:
+        result = await tampered.measure(Plan(traffic=traffic, loop=Closed(in_flight=5), length=SHORT))
+        assert result.outcomes == {"committed": 40}
+        assert isinstance(tampered.subject, EngineSubject)
+        await tampered.subject.engine.simulated_cores[SLOW_CORE].fund(1, ASSET_ID, 5)
+        books = await tampered.books()
+    [finding] = books.findings
+    assert SLOW_CORE in finding
 
 
 def test_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
