@@ -1,6 +1,5 @@
 """What a run costs: CPU by thread and process, resident memory, and how late the loop is."""
 
-import math
 import os
 import resource
 import threading
@@ -126,39 +125,6 @@ class LoopLag:
         """Return how late it was."""
         lags_us = Counter(self._lags_us)
         return percentiles_of(histogram_of(lags_us), max(lags_us, default=0) / 1e3)
-
-
-class Latencies:
-    """Every latency of a run, in seconds: percentiles are exact, and cost 8 bytes a sample."""
-
-    def __init__(self) -> None:
-        self._samples = array("d")
-        self.add = self._samples.append
-
-    def summary(self) -> "LatencySummary":
-        """Return the percentiles, by nearest rank; all are 0 where there are no samples."""
-        ordered = sorted(self._samples)
-
-        def at(share: float) -> float:
-            return ordered[max(math.ceil(share * len(ordered)), 1) - 1] * 1e3 if ordered else 0.0
-
-        return LatencySummary(p50_ms=at(0.5), p90_ms=at(0.9), p99_ms=at(0.99), p999_ms=at(0.999), most_ms=at(1.0))
-
-
-class LatencySummary(msgspec.Struct, frozen=True):
-    """Percentiles of a run's latencies, in ms."""
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    p999_ms: float
-    most_ms: float
-
-    def __str__(self) -> str:
-        return (
-            f"p50 {self.p50_ms:.1f}  p90 {self.p90_ms:.1f}  p99 {self.p99_ms:.1f}  "
-            f"p99.9 {self.p999_ms:.1f}  max {self.most_ms:.1f} ms"
-        )
 
 
 def rss_mib(pid: int | None = None) -> float:
