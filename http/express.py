@@ -16,6 +16,7 @@ import trio
 
 from transfer_engine.http.express_answers import Answers
 from transfer_engine.http.express_connection import ExpressConnection, Phase
+from transfer_engine.http.express_readiness import Readiness
 from transfer_engine.http.express_requests import Upgrade
 from transfer_engine.http.handlers import Api
 from transfer_engine.http.settings import ServerSettings
@@ -52,6 +53,7 @@ class ExpressDoor:
     """The door; connections find what they share in it.
 
     Attributes:
+        readiness: says which connections have something to read.
         now: trio's clock as the watch has last read it (s).
         is_stopping: no connection waits for another request any more.
     """
@@ -59,6 +61,7 @@ class ExpressDoor:
     def __init__(self, api: Api, settings: ServerSettings, serve_websocket: ServeWebSocket | None = None) -> None:
         self.api = api
         self.answers = Answers()
+        self.readiness = Readiness()
         self.is_stopping = False
         self.now = 0.0
         times_s = [
@@ -110,6 +113,7 @@ class ExpressDoor:
         self.now = trio.current_time()
         async with trio.open_nursery(strict_exception_groups=True) as watching:
             watching.start_soon(self._watch)
+            watching.start_soon(self.readiness.run)
             async with trio.open_nursery(strict_exception_groups=True) as connections:
                 async with trio.open_nursery(strict_exception_groups=True) as accepting:
                     handle = partial(self._handle, connections)

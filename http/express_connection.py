@@ -1,8 +1,14 @@
 """One client's connection to the express door: reads, has the requests answered in order, writes, and ends well.
 
-One task for each connection. A request that comes alone is answered in it; those that come together (pipelined) are
-begun in their order, answered beside each other, at most :data:`PIPELINED_MOST` at a time, and told in order. Nothing
-further is read meanwhile: a client that is ahead of its answers waits in its socket.
+One task for each connection. It is parked while its client sends what nearly every client sends: one whole request,
+then nothing before the answer. Where no task is needed to answer that, it is read, begun and answered by callbacks
+(:meth:`ExpressConnection._ready`, :meth:`ExpressConnection._tell`), and the task does not notice. Whatever is different
+wakes it, and is its to do: a part of a request, several at once, one that takes a task, a client that does not read, a
+refusal, the end.
+
+Requests that come together (pipelined) are begun in their order, answered beside each other, at most
+:data:`PIPELINED_MOST` at a time, and told in order. Nothing further is read meanwhile: a client that is ahead of its
+answers waits in its socket.
 
 It works on a plain non-blocking socket, and waits by `trio.lowlevel`: a stream's checkpoints would cost as much as the
 request does here. Deadlines are numbers that the door looks at now and then; setting one costs nothing.
@@ -18,7 +24,7 @@ import trio
 
 from transfer_engine.http.express_answers import CONTINUE
 from transfer_engine.http.express_requests import FEED_BYTES_MOST, RequestParser, Upgrade
-from transfer_engine.http.messages import Request
+from transfer_engine.http.messages import Request, Response
 from transfer_engine.http.problems import ProblemCode, Rejected
 
 if TYPE_CHECKING:
@@ -45,6 +51,7 @@ class Phase(enum.Enum):
     """The client does not read as fast as it is answered."""
     LINGERING = "lingering"
     """The last answer is out; what still comes is dropped."""
+    OVER = "over"
 
 
 _IDLE: Final = Phase.IDLE
@@ -53,6 +60,18 @@ _ANSWERING: Final = Phase.ANSWERING
 
 class _Gone(Exception):
     """The client has left, or is given up."""
+
+
+class _Unsent:
+    """An answer that the task has to see to: not all of it was sent, or something follows from it."""
+
+    __slots__ = ("closes", "data", "overloaded", "sent")
+
+    def __init__(self, data: bytes, sent: int, *, closes: bool, overloaded: int) -> None:
+        self.data = data
+        self.sent = sent
+        self.closes = closes
+        self.overloaded = overloaded
 
 
 class ExpressConnection:
@@ -64,6 +83,18 @@ class ExpressConnection:
         self._door = door
         self._socket = connected
         self._was_refused = False
+        self._is_parked = False
+        """The task waits for something to read, and callbacks may do its work."""
+        self._task: trio.lowlevel.Task | None = None
+        self._is_expired = False
+        self._has_come = False
+        """Something has come while the last request was being answered."""
+        self._unparsed: bytes | None = None
+        """What a callback has read, and left to the task."""
+        self._read = b""
+        """… and has parsed, too."""
+        self._unsent: _Unsent | None = None
+        self._is_watched = False
         self._parser = RequestParser(peer, door.usual_body_bytes_most, door.body_bytes_most)
 
     def __repr__(self) -> str:
@@ -71,18 +102,25 @@ class ExpressConnection:
 
     def expire(self) -> None:
         """Wake it where it waits for its client; it finds out why. Where it waits for the engine nothing happens."""
-        trio.lowlevel.notify_closing(self._socket)
+        if not self._is_parked:
+            trio.lowlevel.notify_closing(self._socket)
+        elif self.phase is not _ANSWERING:
+            self._is_expired = True
+            self._wake()
 
     async def run(self) -> Upgrade | None:
         """Serve to the end; return the request that leaves HTTP, its socket then being another's to serve.
 
         Cancellation cuts the client off; what the engine took goes on.
         """
+        self._is_watched = self._door.readiness.watch(self._socket, self._ready)
         try:
             return await self._serve()
         except _Gone:
             return None
         finally:
+            self._door.readiness.forget(self._socket)
+            self.phase = Phase.OVER
             self.deadline = math.inf
             self._parser.close()
 
@@ -92,9 +130,13 @@ class ExpressConnection:
             size = len(data)
             fed = 0
             while fed < size:
-                part = data if size <= FEED_BYTES_MOST else data[fed : fed + FEED_BYTES_MOST]
-                fed += len(part)
-                parser.feed(part)
+                if data is self._read:
+                    fed = size
+                    self._read = b""
+                else:
+                    part = data if size <= FEED_BYTES_MOST else data[fed : fed + FEED_BYTES_MOST]
+                    fed += len(part)
+                    parser.feed(part)
                 if parser.requests:
                     requests, parser.requests = parser.requests, []
                     if await self._answer(requests, is_all=fed == size):
@@ -105,8 +147,21 @@ class ExpressConnection:
                     return None
                 if parser.upgrade is not None:
                     return await self._leave(parser.upgrade, data[fed:])
+            if parser.is_in_body and self.phase is not Phase.READING_BODY and await self._is_refused_ahead():
+                return None
             await self._settle()
         return None
+
+    async def _is_refused_ahead(self) -> bool:
+        """Refuse a request whose body is still to come, where that would change nothing; return whether it was."""
+        self.phase = _ANSWERING
+        self.deadline = math.inf
+        try:
+            await self._door.api.look_ahead(self._parser.unfinished)
+        except Rejected as rejected:
+            await self._refuse(rejected)
+            return True
+        return False
 
     async def _settle(self) -> None:
         """Set the deadline for what is to come: another request, or the rest of this one."""
@@ -132,16 +187,119 @@ class ExpressConnection:
             if self.phase is _IDLE and self._door.is_stopping:
                 return self._receive_now() or b""
             try:
-                await trio.lowlevel.wait_readable(self._socket)
+                await self._wait_readable()
             except trio.ClosedResourceError:
                 if self.phase is Phase.IDLE and self._door.is_stopping:
                     continue
                 if self.phase in {Phase.READING_HEAD, Phase.READING_BODY}:
                     await self._refuse(self._too_slow())
                 return b""
-            data = self._receive_now()
-            if data is not None:
+            if self._unparsed is not None:
+                data, self._unparsed = self._unparsed, None
                 return data
+            if self._read:
+                return self._read
+            if self._unsent is not None:
+                if await self._see_to(self._unsent):
+                    return b""
+                continue
+            some = self._receive_now()
+            if some is not None:
+                return some
+
+    async def _wait_readable(self) -> None:
+        """Wait until there is something for the task to do; callbacks may answer requests meanwhile.
+
+        Raises:
+            ClosedResourceError: the deadline is over, or the door stops.
+        """
+        if not self._is_watched:
+            await trio.lowlevel.wait_readable(self._socket)
+            return
+
+        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            self._is_parked = False
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._is_parked = True
+        self._ready()  # what has come before was told to nobody
+        if self._is_parked:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        else:
+            await trio.lowlevel.checkpoint()
+        if self._is_expired:
+            self._is_expired = False
+            raise trio.ClosedResourceError
+
+    def _wake(self) -> None:
+        """Let the task go on; what it is to look at is in the attributes."""
+        self._is_parked = False
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    def _ready(self, is_last: bool = True) -> None:
+        """Read what may have come. A plain request is begun; anything else is the task's, as far as it was read.
+
+        ``is_last`` says that an end may have come behind it: one read does not tell, and nobody calls again for it.
+        """
+        if not self._is_parked or self.phase is _ANSWERING:
+            self._has_come = True
+            return
+        self._has_come = is_last
+        data = self._receive_now()
+        if data is None:
+            self._has_come = False
+            return
+        if self.phase is not _IDLE or not 0 < len(data) <= FEED_BYTES_MOST:
+            self._unparsed = data
+            self._wake()
+            return
+        parser = self._parser
+        parser.feed(data)
+        requests = parser.requests
+        if len(requests) == 1 and parser.is_between and not parser.closes and parser.refused is None:
+            request = requests.pop()  # first of all: it may be answered at once, and the next one read
+            self.phase = _ANSWERING
+            self.deadline = math.inf
+            if self._door.api.begin(request, self._tell):
+                return
+            requests.append(request)
+        self._read = data
+        self._wake()
+
+    def _tell(self, response: Response) -> None:
+        """Send the answer to a request that a callback has begun; the task sees to what does not go by itself."""
+        if self.phase is Phase.OVER:
+            return
+        closes = self._door.is_stopping
+        answer = self._door.answers.encode(response, closes=closes)
+        try:
+            sent = self._socket.send(answer)
+        except OSError:
+            sent = 0
+        if sent != len(answer) or closes or response.overloaded:
+            self._unsent = _Unsent(answer, sent, closes=closes, overloaded=response.overloaded)
+            self._wake()
+            return
+        self.phase = _IDLE
+        self.deadline = self._door.now + self._door.keep_alive_s
+        if self._has_come:
+            self._ready()
+
+    async def _see_to(self, unsent: _Unsent) -> bool:
+        """Do what remains of an answer; return whether it was the connection's last."""
+        self._unsent = None
+        await self._send(unsent.data, unsent.sent)
+        if unsent.overloaded:
+            await self._hold(unsent.overloaded)
+        if unsent.closes:
+            await self._finish(is_more_coming=False)
+            return True
+        await self._settle()
+        return False
 
     def _receive_now(self) -> bytes | None:
         """Return what has come: None for nothing yet, empty for nothing any more."""

@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from transfer_engine.engine.callers import TransferOrder
 from transfer_engine.engine.outcomes import TransferNotFound, TransferOutcome
 from transfer_engine.http import first_operations as operations
 from transfer_engine.http.bodies import BodyDecoder
@@ -13,7 +14,7 @@ from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import JSON, About, Headers, Request, Response
 from transfer_engine.http.parameters import idempotency_key, parse_req_id, parse_user_id
 from transfer_engine.http.problems import Flavour
-from transfer_engine.http.routes import Route
+from transfer_engine.http.routes import OnAnswer, Route, awaited
 from transfer_engine.schema.ids import is_req_id
 from transfer_engine.schema.money import Asset
 from transfer_engine.schema.transfers import TransferStatus
@@ -30,6 +31,7 @@ from transfer_engine.schema.wire import (
 _encode: Final = msgspec.json.Encoder().encode
 _TRANSFER: Final = BodyDecoder(TransferRequest)
 _REPLAYED: Final[Headers] = ((b"idempotent-replayed", b"true"),)
+_STATUSES: Final = {status: 202 if status is TransferStatus.PENDING else 200 for status in TransferStatus}
 
 
 class FirstApi:
@@ -49,8 +51,9 @@ class FirstApi:
             Route(
                 "POST",
                 "/api/v1/transfer",
-                self.transfer,
+                awaited(self.transfer),
                 Scope.WRITE,
+                begin=self.transfer,
                 body_types=(JSON,),
                 flavour=Flavour.TRANSFER,
                 is_keyed=True,
@@ -68,21 +71,23 @@ class FirstApi:
             Route("GET", "/api/v1/assets", self.assets, None, operation=operations.ASSETS),
         ]
 
-    async def transfer(self, request: Request, caller: Caller, _parameters: Sequence[str]) -> Response:
+    def transfer(self, request: Request, caller: Caller, _parameters: Sequence[str], on_answer: OnAnswer) -> None:
         """Move an amount between two accounts: 200 with the verdict, 202 while it is under way."""
         key = idempotency_key(request.idempotency_keys)
         body = _TRANSFER.decode(request.body)
-        caller.require_user(body.user_id, "user_id")
-        outcome = await self._slot.engine.transfer(
-            source=body.source,
-            target=body.target,
-            user_id=body.user_id,
-            asset_id=body.asset_id,
-            amount=body.amount,
-            idempotency_key=key,
-            subject=caller.subject,
+        user_id = body.user_id
+        caller.require_user(user_id, "user_id")
+
+        def tell(answer: TransferOutcome | Exception) -> None:
+            if isinstance(answer, Exception):
+                on_answer(answer)
+            else:
+                on_answer(outcome_response(_STATUSES[answer.status], answer, user_id))
+
+        self._slot.engine.submit(
+            TransferOrder(body.source, body.target, user_id, body.asset_id, body.amount, None, key, caller.subject),
+            tell,
         )
-        return outcome_response(202 if outcome.status is TransferStatus.PENDING else 200, outcome, body.user_id)
 
     async def look_up(self, _request: Request, caller: Caller, parameters: Sequence[str]) -> Response:
         """Return what is known of a transfer; another user's is not found."""

@@ -44,14 +44,26 @@ class Gate:
         self.admit(caller, scope)
         return Admitted(caller)
 
+    def known(self, request: Request, scope: Scope | None) -> Caller | None:
+        """Return who asks, where nothing has to be waited for to know it; nothing is counted and refused here."""
+        return NOBODY if scope is None else self._authenticator.known(request.authorization)
+
+    def require_local(self, request: Request) -> None:
+        """Refuse what is meant for another host where nobody has to say who he is.
+
+        Raises:
+            Rejected: so it is (421).
+        """
+        if self._is_local_only:
+            require_local(request.host, request.origin)
+
     async def caller_of(self, request: Request, scope: Scope | None) -> Caller:
         """Return who asks; the first half of :meth:`enter`, for who has to know him also where he is refused.
 
         Raises:
             Rejected: no valid token (401), or, without tokens, meant for another host (421).
         """
-        if self._is_local_only:
-            require_local(request.host, request.origin)
+        self.require_local(request)
         return NOBODY if scope is None else await self.identify(request.authorization)
 
     def admit(self, caller: Caller, scope: Scope | None) -> None:

@@ -5,6 +5,7 @@ that the engine has taken under way: the client asks again, by the same key or b
 """
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -33,7 +34,7 @@ from transfer_engine.http.problems import (
     problem_of_rejection,
 )
 from transfer_engine.http.refusal_pace import REFUSALS_MOST, RefusalPace
-from transfer_engine.http.routes import Route, RouteTable
+from transfer_engine.http.routes import Resource, Route, RouteTable
 from transfer_engine.http.trace_context import Trace, begin_trace, enter, leave, take_over
 from transfer_engine.http.user_accounts import UserAccountsApi
 from transfer_engine.http.user_api import UserApi
@@ -41,6 +42,7 @@ from transfer_engine.http.user_history import UserHistoryApi
 from transfer_engine.http.user_names import UserNames
 from transfer_engine.http.webhook_api import WebhookApi
 from transfer_engine.http.webhook_settings import WebhookSettings
+from transfer_engine.http.websocket_log import PATH
 
 if TYPE_CHECKING:
     from transfer_engine.engine import Engine
@@ -123,6 +125,60 @@ class Api:
             self.access_log.record(request.method[:16], template, response, trace, started, caller, request.peer)
         return _traced(response, trace, is_theirs=theirs is not None)
 
+    def begin(self, request: Request, on_response: Callable[[Response], None]) -> bool:
+        """Begin to answer a request without a task; the answer is told once, perhaps before this returns.
+
+        ``on_response`` is called from within other work, and may not raise.
+
+        Returns:
+            False where it takes a task to answer: nothing was done, and :meth:`answer` does all of it.
+        """
+        found = self._table.find(request.path)
+        if found is None:
+            return False
+        resource, parameters = found
+        route = resource.routes.get(request.method)
+        if route is None or route.begin is None:
+            return False
+        caller = self.gate.known(request, route.scope)
+        if caller is None:
+            return False
+        started = time.perf_counter()
+        theirs = take_over(request.traceparent) if request.traceparent else None
+        trace = theirs or begin_trace()
+
+        def tell(answer: Response | Exception) -> None:
+            response = self._told(answer, request, route, caller)
+            if self.access_log is not None and response.about is not None:
+                log = self.access_log
+                log.record(request.method, route.template, response, trace, started, caller, request.peer)
+            on_response(_traced(response, trace, is_theirs=theirs is not None))
+
+        entered = enter(trace)
+        try:
+            if route.is_counted:
+                self.gate.arrived(request)
+            self.gate.require_local(request)
+            self._require(request, caller, route)
+            route.begin(request, caller, parameters, tell)
+        except Exception as error:  # noqa: BLE001 - as in _answer
+            tell(error)
+        finally:
+            leave(entered)
+        return True
+
+    async def look_ahead(self, request: Request) -> None:
+        """Refuse by its head a request that no body would make another of; nothing is counted where it may go on.
+
+        Raises:
+            Rejected: no endpoint (404, 405, 426), no valid token (401), or meant for another host (421).
+        """
+        found = self._table.find(request.path)
+        route = found[0].routes.get(request.method) if found is not None else None
+        if route is None:
+            raise _no_endpoint(request, found[0] if found is not None else None)
+        await self.gate.caller_of(request, route.scope)
+
     def refuse(self, rejected: Rejected, request: Request) -> Response:
         """Return a door's own refusal of a request that it did not take whole; the access log has it, too."""
         theirs = take_over(request.traceparent)
@@ -139,32 +195,35 @@ class Api:
         """Return the answer, the template of the path, and who asked, where that is known."""
         found = self._table.find(request.path)
         if found is None:
-            rejected = Rejected(ProblemCode.NO_SUCH_PATH, "there is nothing at this path")
-            return self._counted_refusal(rejected, request), NO_ENDPOINT, None
+            template = PATH if request.path == PATH else NO_ENDPOINT
+            return self._counted_refusal(_no_endpoint(request, None), request), template, None
         resource, parameters = found
         route = resource.routes.get(request.method)
         if route is None:
-            rejected = Rejected(
-                ProblemCode.METHOD_NOT_ALLOWED,
-                f"{request.method[:16]} is not allowed here: use {resource.allow}",
-                headers=((b"allow", resource.allow.encode()),),
-            )
-            return self._counted_refusal(rejected, request), resource.template, None
+            return self._counted_refusal(_no_endpoint(request, resource), request), resource.template, None
         caller: Caller | None = None
         try:
             if route.is_counted:
                 self.gate.arrived(request)
             caller = await self.gate.caller_of(request, route.scope)
-            self.gate.admit(caller, route.scope)
-            if route.body_types and request.content_type not in route.body_types:
-                _require_media_type(request.content_type, route.body_types)
-            response = await route.handler(request, caller, parameters)
+            self._require(request, caller, route)
+            answer: Response | Exception = await route.handler(request, caller, parameters)
         except Exception as error:  # noqa: BLE001 - the last line before the client: he gets an answer, the log the rest
-            response = self._problem(error, request, route).response(route.flavour)
+            answer = error
+        return self._told(answer, request, route, caller), route.template, caller
+
+    def _require(self, request: Request, caller: Caller, route: Route) -> None:
+        """Go on only where the caller may, as often as he does, and with a body of the right kind."""
+        self.gate.admit(caller, route.scope)
+        if route.body_types and request.content_type not in route.body_types:
+            _require_media_type(request.content_type, route.body_types)
+
+    def _told(self, answer: Response | Exception, request: Request, route: Route, caller: Caller | None) -> Response:
+        """Return what the client is told of an endpoint's answer."""
+        if isinstance(answer, Exception):
+            answer = self._problem(answer, request, route).response(route.flavour)
         headers = self.gate.headers(request, caller) if route.is_counted else _NO_HEADERS
-        if headers:
-            response = msgspec.structs.replace(response, headers=(*response.headers, *headers))
-        return response, route.template, caller
+        return msgspec.structs.replace(answer, headers=(*answer.headers, *headers)) if headers else answer
 
     def _counted_refusal(self, rejected: Rejected, request: Request) -> Response:
         """Return the answer to a request that reached no endpoint; it counts for its address like any other."""
@@ -193,6 +252,20 @@ def _traced(response: Response, trace: Trace, *, is_theirs: bool) -> Response:
         return response
     headers = (*response.headers, (b"traceparent", trace.header()))
     return msgspec.structs.replace(response, headers=headers)
+
+
+def _no_endpoint(request: Request, resource: Resource | None) -> Rejected:
+    """Return what is told to a request that none of the endpoints is for, nor of its path's, where that has some."""
+    if request.path == PATH:
+        detail = "a websocket is opened here: send the handshake of RFC 6455"
+        return Rejected(ProblemCode.UPGRADE_REQUIRED, detail, headers=((b"upgrade", b"websocket"),))
+    if resource is None:
+        return Rejected(ProblemCode.NO_SUCH_PATH, "there is nothing at this path")
+    return Rejected(
+        ProblemCode.METHOD_NOT_ALLOWED,
+        f"{request.method[:16]} is not allowed here: use {resource.allow}",
+        headers=((b"allow", resource.allow.encode()),),
+    )
 
 
 def _require_media_type(content_type: bytes, allowed: tuple[bytes, ...]) -> None:

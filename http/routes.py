@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
+import trio
 
 from transfer_engine.http.identity import Caller, Scope
 from transfer_engine.http.messages import Request, Response
@@ -11,6 +12,13 @@ from transfer_engine.http.problems import Flavour
 
 Handler = Callable[[Request, Caller, Sequence[str]], Awaitable[Response]]
 """From a request, who asks, and the path's parameters to an answer."""
+
+OnAnswer = Callable[[Response | Exception], None]
+"""Called once, synchronously, with the answer, or with what a handler would have raised; it never raises."""
+
+Begin = Callable[[Request, Caller, Sequence[str], OnAnswer], None]
+"""A handler that needs no task: it begins, and the answer is told from within other work, or before it returns. What it
+raises is told to nobody else: that is the answer then."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -30,8 +38,30 @@ class Route(msgspec.Struct, frozen=True):
     """How large a body it takes where that is more than the server's own bound; None: that bound."""
     is_counted: bool = True
     """Whether it counts for the rate limit of the address; load balancers ask some all the time, from few addresses."""
+    begin: Begin | None = None
+    """The same as ``handler``, for doors that have no task for each request; None where it takes one."""
     operation: Operation | None = None
     """What the OpenAPI document and the page at /docs tell of it: every endpoint of a server must have one."""
+
+
+def awaited(begin: Begin) -> Handler:
+    """Return the handler that begins, and waits for the answer. Cancellation gives up waiting, and stops nothing."""
+
+    async def handler(request: Request, caller: Caller, parameters: Sequence[str]) -> Response:
+        answers: list[Response | Exception] = []
+        told = trio.Event()
+
+        def tell(answer: Response | Exception) -> None:
+            answers.append(answer)
+            told.set()
+
+        begin(request, caller, parameters, tell)
+        await told.wait()
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
+
+    return handler
 
 
 class Resource:

@@ -6,7 +6,8 @@ from uuid import UUID
 
 import msgspec
 
-from transfer_engine.engine.outcomes import Refused, TransferNotFound
+from transfer_engine.engine.callers import TransferOrder
+from transfer_engine.engine.outcomes import Refused, TransferNotFound, TransferOutcome
 from transfer_engine.http import user_operations as operations
 from transfer_engine.http.bodies import BodyDecoder
 from transfer_engine.http.engine_slot import EngineSlot
@@ -15,9 +16,10 @@ from transfer_engine.http.messages import JSON, About, Headers, Request, Respons
 from transfer_engine.http.parameters import idempotency_key, parse_request_id
 from transfer_engine.http.problems import Flavour, ProblemCode, Rejected
 from transfer_engine.http.queries import parse_query
-from transfer_engine.http.routes import Route
+from transfer_engine.http.routes import OnAnswer, Route, awaited
 from transfer_engine.http.user_names import UserNames, name_field, parse_asset_amount
 from transfer_engine.schema.ids import is_req_id, keyed_req_id
+from transfer_engine.schema.money import Asset
 from transfer_engine.schema.transfers import TransferStatus
 from transfer_engine.schema.user_wire import Success, UserTransferRequest
 
@@ -41,8 +43,9 @@ class UserApi:
             Route(
                 "POST",
                 TRANSFERS_PATH,
-                self.transfer,
+                awaited(self.transfer),
                 Scope.WRITE,
+                begin=self.transfer,
                 body_types=(JSON,),
                 flavour=Flavour.USER,
                 is_keyed=True,
@@ -66,7 +69,7 @@ class UserApi:
             ),
         ]
 
-    async def transfer(self, request: Request, caller: Caller, _parameters: Sequence[str]) -> Response:
+    def transfer(self, request: Request, caller: Caller, _parameters: Sequence[str], on_answer: OnAnswer) -> None:
         """Move an amount between two accounts: 200 with the verdict, 202 while it is under way."""
         key = idempotency_key(request.idempotency_keys)
         body = _TRANSFER.decode(request.body)
@@ -83,19 +86,27 @@ class UserApi:
             )
         amount = parse_asset_amount(body.amount, asset)
         user_id, target_user_id = _users(body, caller)
-        try:
-            outcome = await self._slot.engine.transfer(
-                source=source,
-                target=target,
-                user_id=user_id,
-                target_user_id=target_user_id,
-                asset_id=asset.asset_id,
-                amount=amount,
-                idempotency_key=key,
-                subject=caller.subject,
-            )
-        except Refused as refused:
-            raise name_field(refused) from None
+
+        def tell(answer: TransferOutcome | Exception) -> None:
+            if isinstance(answer, TransferOutcome):
+                on_answer(self._response(answer, source, target, user_id, target_user_id, asset, amount))
+            else:
+                on_answer(name_field(answer) if isinstance(answer, Refused) else answer)
+
+        order = TransferOrder(source, target, user_id, asset.asset_id, amount, target_user_id, key, caller.subject)
+        self._slot.engine.submit(order, tell)
+
+    def _response(
+        self,
+        outcome: TransferOutcome,
+        source: str,
+        target: str,
+        user_id: int,
+        target_user_id: int,
+        asset: Asset,
+        amount: int,
+    ) -> Response:
+        names = self._names
         told = names.outcome(
             outcome,
             names.account(source, user_id, asset.asset_id),
