@@ -81,6 +81,9 @@ _DOOR: Final = (
     click.option(
         "--floors/--no-floors", "has_floors", default=True, help="Also load the door's floor, without an engine."
     ),
+    click.option(
+        "--profile", "has_profile", is_flag=True, help="Also sample where the server's CPU goes, with py-spy."
+    ),
 )
 
 
@@ -91,6 +94,7 @@ class AskedDoor(msgspec.Struct, frozen=True):
     sources: Sources
     faults: tuple[Fault, ...]
     has_floors: bool
+    has_profile: bool = False
 
 
 def door_options(command: Callable[..., _R]) -> Callable[..., _R]:
@@ -108,9 +112,12 @@ def door_options(command: Callable[..., _R]) -> Callable[..., _R]:
         url: str | None,
         faults: tuple[Fault, ...],
         has_floors: bool,
+        has_profile: bool,
         sources: Sources,
         **others: Any,
     ) -> _R:
+        if url is not None and has_profile:
+            raise click.UsageError("--profile is of a server of the run's own: it can't be combined with --url")
         given = _token(url, token, token_file)
         if url is not None:
             _check_url(url, limits=limits, access_log=access_log, faults=faults)
@@ -126,7 +133,7 @@ def door_options(command: Callable[..., _R]) -> Callable[..., _R]:
             backends=sources.backends,
         )
         sources = msgspec.structs.replace(sources, token=given)
-        asked = AskedDoor(target, sources, faults, has_floors and url is None)
+        asked = AskedDoor(target, sources, faults, has_floors and url is None, has_profile)
         return command(*arguments, asked=asked, **others)
 
     for option in reversed(_DOOR):
@@ -210,7 +217,7 @@ def _measure(plan: Plan, asked: AskedDoor, output: Output, floor: Callable[[], A
         if asked.has_floors:
             progress.step("the door's floor")
             floors = (await floor(),)
-        result = await run(plan, asked.sources, progress)
+        result = await run(plan, asked.sources, progress, is_profiled=asked.has_profile)
         return msgspec.structs.replace(report, results=(result,), floors=floors, notes=(*report.notes, note))
 
     report_on(work, output)

@@ -173,14 +173,16 @@ async def open_bench(
         yield Bench(subject, progress)
 
 
-async def run(plan: Plan, sources: Sources, progress: Progress | None = None) -> Result:
-    """Bring the target up, run the plan's load, and look at the books.
+async def run(plan: Plan, sources: Sources, progress: Progress | None = None, *, is_profiled: bool = False) -> Result:
+    """Bring the target up, run the plan's load (sampled with ``is_profiled``), and look at the books.
 
     Raises:
+        NoProfile: see :meth:`Bench.measure`.
         UNUSABLE: see :mod:`transfer_engine.benchmarks.sources`.
     """
     async with open_bench(plan.target, plan.traffic, sources, progress) as bench:
-        result = msgspec.structs.replace(await bench.measure(plan), books=await bench.books())
+        measured = await bench.measure(plan, is_profiled=is_profiled)
+        result = msgspec.structs.replace(measured, books=await bench.books())
     if progress is not None:
         progress.result(result)
     return result
