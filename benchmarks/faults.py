@@ -9,13 +9,12 @@ from typing import Any, Final, Protocol, get_args
 import msgspec
 import trio
 
-from transfer_engine.benchmarks.listening import listening_pid
+from transfer_engine.benchmarks.listening import ledger_pid, records_pid
 from transfer_engine.benchmarks.plan import Fault
 from transfer_engine.benchmarks.sources import Ground
 
 KINDS: Final[tuple[str, ...]] = get_args(Fault.__annotations__["what"])
 _FAULT: Final = re.compile(r"([a-z-]+)@([0-9]+(?:\.[0-9]+)?)s?(?::([0-9]+(?:\.[0-9]+)?)s?)?")
-_CASSANDRA_PORT: Final = 9042
 
 
 def parse_fault(text: str) -> Fault:
@@ -64,14 +63,7 @@ class Victims(msgspec.Struct, frozen=True):
 def victims_of(ground: Ground, server: Server | None) -> Victims:
     """Return what can be hurt: our own server, and the servers behind it where they run on this machine."""
     settings = ground.settings
-    ledger = records = None
-    if settings.ledger == "tigerbeetle":
-        own = ground.tigerbeetle
-        ledger = own.pid if own is not None else listening_pid(settings.tigerbeetle.addresses[0])
-    if settings.records == "cassandra":
-        point = settings.cassandra.contact_points[0]
-        records = listening_pid(point if re.search(r":[0-9]+$", point) else f"{point}:{_CASSANDRA_PORT}")
-    return Victims(server=server, ledger=ledger, records=records)
+    return Victims(server=server, ledger=ledger_pid(settings), records=records_pid(settings))
 
 
 def why_not(fault: Fault, victims: Victims) -> str | None:

@@ -1,5 +1,6 @@
 """Which process of this machine listens at an address: a server that was started by somebody else."""
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -7,8 +8,24 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from transfer_engine.engine import Settings
+
 _LISTENS: Final = "0A"
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_CASSANDRA_PORT: Final = 9042
+
+
+def ledger_pid(settings: Settings) -> int | None:
+    """Return the process of the ledger's server, where it is one of this machine."""
+    return listening_pid(settings.tigerbeetle.addresses[0]) if settings.ledger == "tigerbeetle" else None
+
+
+def records_pid(settings: Settings) -> int | None:
+    """Return the process of the record store's server, where it is one of this machine."""
+    if settings.records != "cassandra":
+        return None
+    point = settings.cassandra.contact_points[0]
+    return listening_pid(point if re.search(r":[0-9]+$", point) else f"{point}:{_CASSANDRA_PORT}")
 
 
 def listening_pid(address: str) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from transfer_engine.benchmarks.listening import ledger_pid, records_pid
 from transfer_engine.benchmarks.plan import SLOW_CORE, SLOW_CORE_CODE, Backends, Traffic
 from transfer_engine.benchmarks.private_keyspace import private_keyspace
 from transfer_engine.benchmarks.private_tigerbeetle import (
@@ -91,7 +92,10 @@ def open_ground(sources: Sources, traffic: Traffic) -> Iterator[Ground]:
             changes["tigerbeetle"] = settings.tigerbeetle.model_copy(update=own)
         if settings.records == "cassandra" and "keyspace" not in given.cassandra.model_fields_set:
             changes["cassandra"] = _own_keyspace(stack, settings.cassandra)
-        yield Ground(settings=settings.model_copy(update=changes), servers=servers, tigerbeetle=tigerbeetle)
+        settings = settings.model_copy(update=changes)
+        seen = (ledger_pid(settings), records_pid(settings))  # servers that run already, where they can be seen
+        servers = tuple(dict.fromkeys((*servers, *(pid for pid in seen if pid is not None))))
+        yield Ground(settings=settings, servers=servers, tigerbeetle=tigerbeetle)
 
 
 def _own_keyspace(stack: ExitStack, settings: CassandraSettings) -> CassandraSettings:

@@ -22,6 +22,7 @@ from transfer_engine.benchmarks.frames import PATH, Refused, Socket, frame, open
 from transfer_engine.benchmarks.http_sender import ANSWER_S, REACHED_S, item_of
 from transfer_engine.benchmarks.http_wire import Address
 from transfer_engine.benchmarks.outcomes import CUT, TIMED_OUT, UNREACHABLE, UNREADABLE, Told, outcome_of
+from transfer_engine.benchmarks.plan import ASSET_ID
 from transfer_engine.benchmarks.sending import Order
 from transfer_engine.benchmarks.side_tasks import side_tasks
 from transfer_engine.http.websocket_messages import TransferCall
@@ -197,15 +198,14 @@ class Line:
 
 def call_of(number: int, order: Order) -> TransferCall:
     """Return one transfer as a frame's message."""
-    item = item_of(order)
     return TransferCall(
         id=number,
-        source=item.source,
-        target=item.target,
-        asset_id=item.asset_id,
-        amount=item.amount,
-        user_id=item.user_id,
-        idempotency_key=item.idempotency_key,
+        source=order.source,
+        target=order.target,
+        asset_id=ASSET_ID,
+        amount=order.amount,
+        user_id=order.user_id,
+        idempotency_key=order.key,
     )
 
 
