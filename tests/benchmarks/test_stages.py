@@ -1,5 +1,6 @@
 """Every module belongs to one stage of a transfer, stacks are read as py-spy writes them, and a process is sampled."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -107,6 +108,20 @@ async def test_this_process_is_sampled() -> None:
     assert profile.samples > 5
     assert {ACTOR, TRIO} <= profile.shares.keys()
     assert sum(profile.stages_us(50.0).values()) == pytest.approx(50.0)
+
+
+async def test_another_process_is_sampled() -> None:
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(trio.run_process, [sys.executable, "-c", "while True: pass"])
+        await trio.sleep(0.2)  # else Python itself is still being started
+        try:
+            async with stage_profile(process.pid) as profile:
+                await trio.sleep(0.4)
+        except NoProfile as reason:
+            pytest.skip(f"NOT TESTED: {reason}")
+        finally:
+            nursery.cancel_scope.cancel()
+    assert profile.shares == {OTHER: 1.0}
 
 
 async def test_a_process_that_is_not_there() -> None:
