@@ -3,11 +3,14 @@
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import trio
+from trio_websocket import open_websocket_url
 
 from support.server import PATIENCE_S, Server, eventually, run_command, running_server
 from support.tokens import base64url, claims_of, hs256, jwks, new_secret, signer
@@ -97,6 +100,72 @@ def test_a_refusal_is_a_problem_with_a_challenge(
     assert said == "Bearer" if challenge == "Bearer" else challenge in said
 
 
+@pytest.mark.parametrize("length", [b"Content-Length: 60000", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    ("target", "bearer", "status"),
+    [
+        (b"POST /api/v1/transfer", None, 401),
+        (b"POST /api/v1/transfers/batch", hs256(claims_of(exp=LATER), new_secret()), 401),
+        (b"POST /nowhere", None, 404),
+        (b"PUT /api/v1/transfer", None, 405),
+        (b"POST /api/v1/transfer", hs256(claims_of(exp=LATER), SECRET), 100),
+    ],
+)
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_nobodys_body_is_waited_for(
+    server: Server, has_begun: bool, target: bytes, bearer: str | None, status: int, length: bytes
+) -> None:
+    lines = [target + b" HTTP/1.1", b"Host: localhost", b"Content-Type: application/json", length]
+    if bearer is not None:
+        lines.append(f"Authorization: Bearer {bearer}".encode())
+    if status == 100 or not has_begun:
+        lines.append(b"Expect: 100-continue")
+    body = (b"" if status == 100 else b"3\r\n{  \r\n" if length.endswith(b"chunked") else b"{") if has_begun else b""
+    with socket.create_connection(("127.0.0.1", server.express_port), timeout=5) as connection:
+        connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        heard = connection.recv(65_536)
+        assert heard.startswith(b"HTTP/1.1 %d " % status)
+        if status != 100:
+            while data := connection.recv(65_536):
+                heard += data
+            assert b"\r\nconnection: close\r\n" in heard
+
+
+def test_a_connection_is_closed_when_its_secret_is_replaced(server: Server, directory: Path) -> None:
+    path, other = directory / "secret", new_secret()
+    ports = (server.port, server.express_port)
+
+    async def program() -> None:
+        with trio.fail_after(PATIENCE_S):
+            async with AsyncExitStack() as stack:
+                open_ones = []
+                for port in ports:
+                    bearer = header()["Authorization"].encode()
+                    opening = open_websocket_url(
+                        f"ws://127.0.0.1:{port}/api/v1/ws", extra_headers=[(b"Authorization", bearer)]
+                    )
+                    websocket = await stack.enter_async_context(opening)
+                    # Where the server is the first to close, trio-websocket leaves its socket open.
+                    stack.push_async_callback(trio.aclose_forcefully, websocket._stream)
+                    open_ones.append(websocket)
+                replace(path, other)
+                for websocket in open_ones:
+                    assert json.loads(await websocket.get_message())["code"] == 4001
+
+    try:
+        trio.run(program)
+    finally:
+        replace(path, SECRET)
+        eventually(
+            lambda: server.client.get("/api/v1/balances/3001", headers=header()).status_code, lambda seen: seen == 200
+        )
+
+
+def replace(path: Path, secret: bytes) -> None:
+    path.with_suffix(".other").write_bytes(secret)
+    path.with_suffix(".other").rename(path)
+
+
 def test_a_secret_is_replaced_while_it_serves(server: Server, directory: Path) -> None:
     path, other = directory / "secret", new_secret()
 
@@ -105,8 +174,7 @@ def test_a_secret_is_replaced_while_it_serves(server: Server, directory: Path) -
 
     assert (status(SECRET), status(other)) == (200, 401)
     for current, former in ((other, SECRET), (SECRET, other)):
-        path.with_suffix(".other").write_bytes(current)
-        path.with_suffix(".other").rename(path)
+        replace(path, current)
         eventually(lambda secret=former: status(secret), lambda seen: seen == 401)
         assert status(current) == 200
 

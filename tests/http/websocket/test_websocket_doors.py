@@ -136,6 +136,12 @@ async def test_the_same_key_from_64_connections_is_one_transfer(door: Server) ->
 
 def handshake(server: Server, path: bytes, *headers: bytes) -> tuple[int, bytes]:
     """Ask for a websocket, and return the answer's status, and what follows its head."""
+    head, body = answer_of(server, path, *headers)
+    return int(head.split(b" ", 2)[1]), body
+
+
+def answer_of(server: Server, path: bytes, *headers: bytes) -> tuple[bytes, bytes]:
+    """Ask for a websocket, and return the answer's head, in lower case, and what follows it."""
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20) as connection:
         lines = [
             b"GET " + path + b" HTTP/1.1",
@@ -148,15 +154,36 @@ def handshake(server: Server, path: bytes, *headers: bytes) -> tuple[int, bytes]
         ]
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n")
         heard = connection.recv(65_536)
-        status = int(heard.split(b" ", 2)[1])
-        while status != 101 and (data := connection.recv(65_536)):
+        while b" 101 " not in heard[:16] and (data := connection.recv(65_536)):
             heard += data
-        return status, heard.partition(b"\r\n\r\n")[2]
+        head, _, body = heard.partition(b"\r\n\r\n")
+        return head.lower(), body
 
 
 def test_other_paths_have_no_websocket(door: Server) -> None:
     status, body = handshake(door, b"/api/v1/ws/other")
     assert (status, json.loads(body)["code"]) == (404, "no_such_path")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+def test_who_does_not_upgrade_is_told_to(door: Server, method: str) -> None:
+    answer = door.client.request(method, PATH)
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+    assert method == "HEAD" or answer.json()["code"] == "upgrade_required"
+
+
+def test_a_refused_handshake_has_the_headers_of_the_rate_limits(tmp_path: "Path") -> None:
+    with running_server(tmp_path, config={"rate_limits": {"per_address_per_minute": 3}}) as server:
+        for door in (server, server.through("express")):
+            head, _ = answer_of(door, b"/api/v1/ws/other")
+            assert head.startswith(b"http/1.1 404 ")
+            assert b'\r\nratelimit: "address";r=' in head
+        assert handshake(server, b"/api/v1/ws")[0] == 101
+        for door in (server, server.through("express")):
+            head, _ = answer_of(door, b"/api/v1/ws")
+            assert head.startswith(b"http/1.1 429 ")
+            assert b'\r\nratelimit: "address";r=0;t=' in head
+            assert b"\r\nretry-after: " in head
 
 
 def test_pages_of_other_sites_are_refused(door: Server) -> None:
