@@ -1,8 +1,8 @@
 """The embedded ledger: TigerBeetle's rules on one SQLite file, no server.
 
-Writes run one batch at a time in a worker thread, in the order in which they were called; each batch is one durable
-commit. Reads run beside them on connections of their own and see whole, answered batches. This file owns threads and
-turns; batches are the ``writer``'s, the file's shape is in ``storage``.
+Writes run one batch at a time in a thread of their own, in the order in which they were called; each batch is one
+durable commit. Reads run beside them on connections of their own and see whole, answered batches. This file owns
+threads and turns; batches are the ``writer``'s, the file's shape is in ``storage``.
 """
 
 import sqlite3
@@ -30,6 +30,7 @@ from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.ledger.recent_ids import IDS_MAX
 from transfer_engine.engine.ledger.wire import require_ids_fit
 from transfer_engine.engine.ledger.writer import ACCOUNTS_CACHED_MAX, LedgerWriter, WriterStatistics
+from transfer_engine.engine.writer_thread import WriterThread
 
 READERS_MAX: Final = 4
 
@@ -78,7 +79,7 @@ class EmbeddedLedger:
         self._path = path
         self._writer = writer
         self._readers: deque[sqlite3.Connection] = deque()
-        self._write_turn = trio.CapacityLimiter(1)
+        self._writer_thread = WriterThread(f"ledger {path.name}")
         self._read_turn = trio.CapacityLimiter(READERS_MAX)
         self._closing = False
         self._closed = False
@@ -130,17 +131,19 @@ class EmbeddedLedger:
         Its caller's cancellation does not interrupt it: what is under way takes milliseconds.
         """
         with trio.CancelScope(shield=True):
+            if self._closing:
+                return
             self._closing = True
-            async with self._write_turn:
-                # Every reader's place taken means that no read is under way.
-                places = [object() for _ in range(READERS_MAX)]
+            # Every reader's place taken means that no read is under way.
+            places = [object() for _ in range(READERS_MAX)]
+            for place in places:
+                await self._read_turn.acquire_on_behalf_of(place)
+            try:
+                await self._writer_thread.run(self._close)
+                await self._writer_thread.close()
+            finally:
                 for place in places:
-                    await self._read_turn.acquire_on_behalf_of(place)
-                try:
-                    await trio.to_thread.run_sync(self._close)
-                finally:
-                    for place in places:
-                        self._read_turn.release_on_behalf_of(place)
+                    self._read_turn.release_on_behalf_of(place)
 
     def _close(self) -> None:
         self._closed = True
@@ -150,7 +153,7 @@ class EmbeddedLedger:
 
     async def _write(self, work: Callable[[], _Answer]) -> _Answer:
         self._require_open()
-        return await trio.to_thread.run_sync(work, limiter=self._write_turn)
+        return await self._writer_thread.run(work)
 
     async def _read(self, query: Callable[[sqlite3.Connection, _Event], _Answer], event: _Event) -> _Answer:
         self._require_open()
