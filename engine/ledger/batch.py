@@ -1,6 +1,6 @@
 """One batch of events: timestamps and chains of linked events. The rules of single events are in their own files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from tigerbeetle import (
@@ -15,13 +15,15 @@ from tigerbeetle import (
 )
 
 from transfer_engine.engine.ledger.account_rules import create_account
-from transfer_engine.engine.ledger.book import Book
+from transfer_engine.engine.ledger.book import Book, Move
+from transfer_engine.engine.ledger.moves import take_move
 from transfer_engine.engine.ledger.transfer_rules import create_transfer
 
 _LINKED: Final = 1
 _ACCOUNT_IMPORTED: Final = int(AccountFlags.IMPORTED)
 _TRANSFER_IMPORTED: Final = int(TransferFlags.IMPORTED)
 _CREATED: Final = 0xFFFFFFFF
+_TRANSFER_CREATED: Final = CreateTransferStatus.CREATED
 
 _Event = TypeVar("_Event", Account, Transfer)
 _Result = TypeVar("_Result", CreateAccountResult, CreateTransferResult)
@@ -36,13 +38,35 @@ def apply_accounts(book: Book, accounts: Sequence[Account], timestamp_first: int
     return _apply(book, accounts, timestamp_first, _ACCOUNT_IMPORTED, create_account, refuse)
 
 
-def apply_transfers(book: Book, transfers: Sequence[Transfer], timestamp_first: int) -> list[CreateTransferResult]:
-    """Apply transfers in order; the n-th event's timestamp is ``timestamp_first + n``."""
+def apply_transfers(
+    book: Book, transfers: Sequence[Transfer], timestamp_first: int, moves: Iterable[Move] = ()
+) -> list[CreateTransferResult]:
+    """Apply transfers in order; the n-th event's timestamp is ``timestamp_first + n``.
+
+    ``moves`` are those of the batch whose ids nothing else has, neither in the batch nor in the book.
+    """
 
     def refuse(timestamp: int, status: str) -> CreateTransferResult:
         return CreateTransferResult(timestamp, CreateTransferStatus[status])
 
-    return _apply(book, transfers, timestamp_first, _TRANSFER_IMPORTED, create_transfer, refuse)
+    starts = {move[0]: move for move in moves}
+    results: list[CreateTransferResult] = []
+    index = 0
+    while index < len(transfers):
+        timestamp = timestamp_first + index
+        move = starts.get(index)
+        if move is not None and take_move(book, move, timestamp):
+            results.append(CreateTransferResult(timestamp, _TRANSFER_CREATED))
+            results.append(CreateTransferResult(timestamp + 1, _TRANSFER_CREATED))
+            index += 2
+            continue
+        # One event, or a whole chain: moves within it stand and fall with it.
+        end = index + 1
+        while end < len(transfers) and int(transfers[end - 1].flags) & _LINKED:
+            end += 1
+        results += _apply(book, transfers[index:end], timestamp, _TRANSFER_IMPORTED, create_transfer, refuse)
+        index = end
+    return results
 
 
 def _apply(

@@ -4,11 +4,12 @@ Plain state: accounts, transfers, burnt ids, and what a batch added. No rules, n
 through :meth:`Book.record_created` and friends, so that a broken chain can be taken back whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from transfer_engine.engine.ledger.flags import HISTORY
+from transfer_engine.engine.ledger.recent_ids import Cells, id_cells, move_cells
 
 PENDING_STATUS_NONE: Final = 0
 PENDING_STATUS_PENDING: Final = 1
@@ -16,8 +17,8 @@ PENDING_STATUS_POSTED: Final = 2
 PENDING_STATUS_VOIDED: Final = 3
 PENDING_STATUS_EXPIRED: Final = 4
 
-MARK_EVERY_TRANSFERS: Final = 32
-"""Every so many transfers of one account, a mark lets a reader enter the account's chain there."""
+MARK_EVERY_ROWS: Final = 32
+"""Every so many rows of one account (transfers, or moves), a mark lets a reader enter the account's chain there."""
 
 
 class AccountState:
@@ -167,6 +168,18 @@ class TransferState:
         return f"<TransferState {self.id:#x} amount {self.amount} flags {self.flags:#x} status {self.status}>"
 
 
+Move = tuple[int, int, bytearray, int, int, int, int, int, int, int]
+"""What a hold and its post say (see ``moves``): the hold's index in the batch; the prefix of both ids, as a number and
+as it is stored; the last bytes of both, ``hold << 8 | post``; debit account, credit account, amount, ``user_data_64``,
+ledger, code. A plain tuple: one is made for each transfer of money.
+"""
+
+TakenMove = tuple[int, Move, AccountState, AccountState, int, int]
+"""A move that was applied: the hold's timestamp (the post's is the next one), what it says, debit account, credit
+account, and the rows before it in the chains of both.
+"""
+
+
 @dataclass(slots=True)
 class _ChainStart:
     """Where an open chain began, and how to take it back."""
@@ -191,6 +204,7 @@ class Book:
         "burnt_now",
         "created",
         "marks",
+        "moves",
         "transfers",
     )
 
@@ -201,6 +215,8 @@ class Book:
         self.burnt_now: list[tuple[int, int]] = []
         """Ids burnt by this batch, each with the timestamp of its refusal."""
         self.created: list[TransferState] = []
+        self.moves: list[TakenMove] = []
+        """Two transfers each, which are in no other list; nothing else of the batch is about them."""
         self.accounts_created: list[AccountState] = []
         self.marks: list[tuple[int, int]] = []
         """(account, transfer) timestamps."""
@@ -250,14 +266,30 @@ class Book:
             self.burnt.add(id)
             self.burnt_now.append((id, timestamp))
 
-    def ids_by_time(self) -> Iterator[tuple[int, int]]:
-        """Return the ids of transfers that this batch used up, each with its timestamp, negative if it is burnt."""
-        if not self.burnt_now:
-            return ((transfer.id, transfer.timestamp) for transfer in self.created)
-        used = [(transfer.timestamp, transfer.id, transfer.timestamp) for transfer in self.created]
-        used += [(timestamp, burnt_id, -timestamp) for burnt_id, timestamp in self.burnt_now]
+    def ids_by_time(self) -> Iterable[Cells]:
+        """Return the ids of transfers that this batch used up, in the order of their timestamps."""
+        moves = [(move[1], move_cells(move[3], timestamp)) for timestamp, move, *_ in self.moves]
+        if not self.created and not self.burnt_now:
+            return moves
+        used = [(taken[0], *cells) for taken, cells in zip(self.moves, moves, strict=True)]
+        used += [(one.timestamp, *id_cells(one.id, one.timestamp)) for one in self.created]
+        used += [(timestamp, *id_cells(burnt_id, -timestamp)) for burnt_id, timestamp in self.burnt_now]
         used.sort()
-        return ((one, signed) for _, one, signed in used)
+        return [(prefix, cells) for _, prefix, cells in used]
+
+    @property
+    def ids_used(self) -> int:
+        """How many ids :meth:`ids_by_time` returns."""
+        return 2 * len(self.moves) + len(self.created) + len(self.burnt_now)
+
+    @property
+    def last_row(self) -> int:
+        """The latest timestamp (ns) that a row of this batch tells of; 0: none does."""
+        return max(
+            self.moves[-1][0] + 1 if self.moves else 0,
+            self.created[-1].timestamp if self.created else 0,
+            self.accounts_created[-1].timestamp if self.accounts_created else 0,
+        )
 
     def record_created_account(self, account: AccountState) -> None:
         """Add an account."""
@@ -274,9 +306,9 @@ class Book:
         credit.transfer_count += 1
         self.transfers[transfer.id] = transfer
         self.created.append(transfer)
-        if not debit.transfer_count % MARK_EVERY_TRANSFERS:
+        if not debit.transfer_count % MARK_EVERY_ROWS:
             self.marks.append((debit.timestamp, timestamp))
-        if not credit.transfer_count % MARK_EVERY_TRANSFERS:
+        if not credit.transfer_count % MARK_EVERY_ROWS:
             self.marks.append((credit.timestamp, timestamp))
         if history:
             self._record_balances(debit, credit, timestamp)

@@ -3,26 +3,29 @@
 
 SQLite gives the interpreter lock back in every step, and a busy event loop makes each return cost: so a batch is
 read and written in few large steps, not in one step a row.
+
+What is bound is an ``int`` or a ``bytearray`` wherever it can be: each ``bytes`` or ``None`` costs the binding a search
+for an adapter, three times as much.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 INTEGER_END: Final = 1 << 63
 """SQLite's integers end here; wider numbers are stored as 16 big-endian bytes."""
 
-# Few sizes, because each is a statement that SQLite has to keep; what is left over in one is padded with NULL.
-_ROWS_A_STATEMENT: Final = (1, 8, 64, 256, 1024)
-_KEYS_A_STATEMENT: Final = (2, 32, 256, 2048)
+ROWS_MOST: Final = 1024
+"""Rows in one statement: with 16 columns half the parameters that SQLite allows."""
 
-Value = int | bytes | None
+_MODULUS_64: Final = 1 << 64
+
+Value = int | bytes | bytearray | None
 
 
-def to_id(number: int) -> bytes:
+def to_id(number: int) -> bytearray:
     """Return an id as it is stored: its order is the ids' order."""
-    return number.to_bytes(16, "big")
+    return bytearray(number.to_bytes(16, "big"))
 
 
 def from_id(stored: bytes) -> int:
@@ -30,9 +33,9 @@ def from_id(stored: bytes) -> int:
     return int.from_bytes(stored, "big")
 
 
-def to_wide(number: int) -> int | bytes:
+def to_wide(number: int) -> int | bytearray:
     """Return an unsigned number of up to 128 bits as it is stored."""
-    return number if number < INTEGER_END else number.to_bytes(16, "big")
+    return number if number < INTEGER_END else bytearray(number.to_bytes(16, "big"))
 
 
 def from_wide(stored: int | bytes) -> int:
@@ -40,51 +43,70 @@ def from_wide(stored: int | bytes) -> int:
     return stored if type(stored) is int else int.from_bytes(stored, "big")  # type: ignore[arg-type]
 
 
+def to_signed(number: int) -> int:
+    """Return an unsigned number of up to 64 bits as it is stored: its highest bit is the sign."""
+    return number if number < INTEGER_END else number - _MODULUS_64
+
+
+def from_signed(stored: int) -> int:
+    """Return the number that :func:`to_signed` stored."""
+    return stored if stored >= 0 else stored + _MODULUS_64
+
+
 class BulkInsert:
-    """``INSERT`` of many rows a step. The first column must never be NULL. ``suffix``: order, conflicts."""
+    """An insert of many rows a step; ``on_conflict``: what becomes of a row whose key is there.
 
-    def __init__(self, table: str, columns: Sequence[str], *, suffix: str = "") -> None:
+    A slice of rows may be filled up by its last one once more, so a row that is repeated must do no harm.
+
+    OR ROLLBACK: a broken constraint ends the whole transaction, so SQLite need not keep a copy of each page that one
+    statement changes.
+    """
+
+    def __init__(self, table: str, columns: Sequence[str], on_conflict: str) -> None:
         self._width = len(columns)
-        head = f"INSERT INTO {table} ({','.join(columns)})"
+        head = f"INSERT OR ROLLBACK INTO {table} ({','.join(columns)}) VALUES "
         row = f"({','.join('?' * self._width)})"
-        self._statements = [
-            (rows, f"{head} SELECT * FROM (VALUES {','.join([row] * rows)}) WHERE column1 IS NOT NULL {suffix}")
-            for rows in _ROWS_A_STATEMENT
-        ]
+        self._statements = {
+            size: f"{head}{','.join([row] * size)} ON CONFLICT {on_conflict}" for size in _sizes(ROWS_MOST)
+        }
 
-    def run(self, connection: sqlite3.Connection, values: list[Value]) -> None:
+    def run(self, connection: sqlite3.Connection, values: list[Any]) -> None:
         """Insert the rows whose columns stand one after the other in ``values``."""
-        width = self._width
-        for start, rows, statement in _pieces(self._statements, len(values) // width):
-            taken = values[start * width : (start + rows) * width]
-            taken.extend([None] * (rows * width - len(taken)))
-            connection.execute(statement, taken)
+        for size, part in _slices(values, self._width, ROWS_MOST):
+            connection.execute(self._statements[size], part)
 
 
 class BulkSelect:
     """``SELECT … WHERE column IN (…)`` for many keys a step. ``{keys}`` stands for the list."""
 
     def __init__(self, statement: str) -> None:
-        self._statements = [(keys, statement.format(keys=",".join("?" * keys))) for keys in _KEYS_A_STATEMENT]
+        self._statements = {size: statement.format(keys=",".join("?" * size)) for size in _sizes(ROWS_MOST)}
 
-    def run(self, connection: sqlite3.Connection, keys: Sequence[Value]) -> Iterable[tuple[Any, ...]]:
+    def run(self, connection: sqlite3.Connection, keys: list[Any]) -> list[tuple[Any, ...]]:
         """Return the rows of all keys, in no order."""
-        found = []
-        for start, size, statement in _pieces(self._statements, len(keys)):
-            taken = list(keys[start : start + size])
-            taken.extend([None] * (size - len(taken)))
-            found.append(connection.execute(statement, taken).fetchall())
-        return chain.from_iterable(found)
+        found: list[tuple[Any, ...]] = []
+        for size, part in _slices(keys, 1, ROWS_MOST):
+            found += connection.execute(self._statements[size], part).fetchall()
+        return found
 
 
-def _pieces(statements: list[tuple[int, str]], count: int) -> Iterator[tuple[int, int, str]]:
-    """Yield where each piece starts, and the size and text of its statement: few pieces, at least half full."""
-    start = 0
-    while start < count:
-        left = count - start
-        size, statement = statements[0]
-        for larger in statements:
-            if larger[0] <= 2 * left:
-                size, statement = larger
-        yield start, size, statement
-        start += size
+def _sizes(most: int) -> list[int]:
+    """Return the sizes of statements: powers of two, because each is a text that SQLite has to keep prepared."""
+    return [1 << power for power in range(most.bit_length())]
+
+
+def _slices(values: list[Any], width: int, most: int) -> Iterator[tuple[int, list[Any]]]:
+    """Split rows of values into few slices, each of a statement's size, the last row repeated where some are missing.
+
+    At most an eighth of a slice is.
+    """
+    rows = len(values) // width
+    first = 0
+    while first < rows:
+        left = min(rows - first, most)
+        size = 1 << (left - 1).bit_length()
+        if left < size - size // 8:
+            size = left = size // 2
+        part = values[first * width : (first + left) * width]
+        yield size, part + part[-width:] * (size - left)
+        first += left

@@ -6,7 +6,7 @@ raises, as TigerBeetle's client does.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from tigerbeetle import (
@@ -20,19 +20,20 @@ from tigerbeetle import (
 )
 
 from transfer_engine.engine.ledger.book import AccountState, TransferState
-from transfer_engine.engine.ledger.columns import from_wide, to_id, to_wide
+from transfer_engine.engine.ledger.columns import from_wide, to_id, to_signed, to_wide
 from transfer_engine.engine.ledger.flags import HISTORY, TIMESTAMP_MAX, U128_MAX
+from transfer_engine.engine.ledger.moves import LEG_MASK
 from transfer_engine.engine.ledger.recent_ids import RecentIds
 from transfer_engine.engine.ledger.storage import (
     ACCOUNT_COLUMNS,
     ACCOUNT_TABLES,
-    LEG_MASK,
     TRANSFER_COLUMNS,
     TRANSFER_TABLES,
     account_from_row,
     load_accounts,
     load_transfers,
-    transfer_from_row,
+    prefix_key,
+    transfers_from_row,
 )
 from transfer_engine.engine.ledger.wire import require_limit_fits
 
@@ -101,8 +102,8 @@ def query_accounts(connection: sqlite3.Connection, query_filter: QueryFilter) ->
         return []
     lowest, highest, descending = window
     conditions, values = _conditions(
-        ("a.user_data_128", query_filter.user_data_128),
-        ("a.user_data_64", query_filter.user_data_64),
+        ("a.user_data_128", to_wide(query_filter.user_data_128)),
+        ("a.user_data_64", to_signed(query_filter.user_data_64)),
         ("a.user_data_32", query_filter.user_data_32),
         ("a.ledger", query_filter.ledger),
         ("a.code", query_filter.code),
@@ -125,7 +126,7 @@ def query_transfers(connection: sqlite3.Connection, query_filter: QueryFilter, r
         return []
     lowest, highest, descending = window
     conditions, values = _conditions(
-        ("t.user_data_64", query_filter.user_data_64),
+        ("t.user_data_64", to_signed(query_filter.user_data_64)),
         ("t.user_data_32", query_filter.user_data_32),
         ("d.ledger", query_filter.ledger),
         ("t.code", query_filter.code),
@@ -141,9 +142,24 @@ def query_transfers(connection: sqlite3.Connection, query_filter: QueryFilter, r
     rows = connection.execute(
         f"SELECT {TRANSFER_COLUMNS} FROM {TRANSFER_TABLES} WHERE t.timestamp BETWEEN ? AND ? {conditions} "
         f"ORDER BY t.timestamp {descending} LIMIT ?",
-        (lowest, highest, *values, query_filter.limit),
+        # A row before the range may be a move whose post is in it.
+        (lowest - 1, highest, *values, query_filter.limit + 1),
     )
-    return [to_transfer(transfer_from_row(row)) for row in rows.fetchall()]
+    found = _transfers_within(rows, lowest, highest, descending=bool(descending))
+    return [to_transfer(transfer) for transfer in found[: query_filter.limit]]
+
+
+def _transfers_within(
+    rows: Iterable[tuple[Any, ...]], lowest: int, highest: int, *, descending: bool
+) -> list[TransferState]:
+    """Return the transfers of rows, which are in the order asked for, that are in a time range."""
+    found = []
+    for row in rows:
+        transfers = list(transfers_from_row(row))
+        if descending:
+            transfers.reverse()
+        found += [one for one in transfers if lowest <= one.timestamp <= highest]
+    return found
 
 
 def _own_transfers(connection: sqlite3.Connection, recent: RecentIds, user_data_128: int) -> list[int]:
@@ -187,27 +203,33 @@ def _account_transfers(connection: sqlite3.Connection, account_filter: AccountFi
     account = accounts[0]
     lowest, highest, descending = window
     conditions, values = _conditions(
-        ("t.user_data_64", account_filter.user_data_64),
+        ("t.user_data_64", to_signed(account_filter.user_data_64)),
         ("t.user_data_32", account_filter.user_data_32),
         ("t.code", account_filter.code),
     )
     wanted = account_filter.user_data_128
     if wanted:
-        conditions += "AND (t.user_data_128 = ? OR (t.user_data_128 IS NULL AND t.id BETWEEN ? AND ?)) "
         own = wanted if not wanted & LEG_MASK else U128_MAX
-        values += [to_wide(wanted), to_id(own), to_id(own | LEG_MASK)]
+        conditions += (
+            "AND (t.user_data_128 = ? OR (t.user_data_128 IS NULL AND ("
+            "t.id BETWEEN ? AND ? OR (t.id = ? AND t.legs >> 8 BETWEEN ? AND ?)))) "
+        )
+        legs = own & 0xFF
+        values += [to_wide(wanted), to_id(own), to_id(own | LEG_MASK), prefix_key(own >> 8), legs, legs | LEG_MASK]
     if sides != _DEBITS | _CREDITS:
         conditions += f"AND t.{'debit' if sides == _DEBITS else 'credit'}_account = ? "
         values.append(account.timestamp)
     statement = _CHAIN + conditions + "LIMIT ?"
     found: list[TransferState] = []
-    for start, end in _segments(connection, account, lowest, highest, descending=bool(descending)):
+    # A row before the range may be a move whose post is in it.
+    for start, end in _segments(connection, account, lowest - 1, highest, descending=bool(descending)):
         # Walking back gives the latest first. Ascending, a whole segment is needed before its oldest is known.
         limit = account_filter.limit - len(found) if descending else -1
         rows = connection.execute(
             statement, (account.timestamp, start, account.timestamp, end, end, highest, *values, limit)
         ).fetchall()
-        found.extend(map(transfer_from_row, rows if descending else reversed(rows)))
+        in_order = rows if descending else reversed(rows)
+        found += _transfers_within(in_order, lowest, highest, descending=bool(descending))
         if len(found) >= account_filter.limit:
             break
     return found[: account_filter.limit]
@@ -260,7 +282,7 @@ def _window(one: QueryFilter | AccountFilter, reversed_flag: int, flags_known: i
     return lowest or 1, highest or TIMESTAMP_MAX, "DESC" if flags & reversed_flag else ""
 
 
-def _conditions(*columns: tuple[str, int]) -> tuple[str, list[Any]]:
+def _conditions(*columns: tuple[str, int | bytearray]) -> tuple[str, list[Any]]:
     """Return the SQL for the columns that are filtered by: zero means any value."""
-    wanted = [(column, to_wide(value)) for column, value in columns if value]
+    wanted = [(column, value) for column, value in columns if value]
     return "".join(f"AND {column} = ? " for column, _ in wanted), [value for _, value in wanted]

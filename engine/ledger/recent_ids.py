@@ -26,7 +26,11 @@ With more of them, a page of the tree takes more at once.
 PREFIX_SHIFT: Final = 8
 PREFIX_BYTES: Final = 15
 
+Cells = tuple[int, bytes]
+"""A prefix, and the last bytes and timestamps of ids that have it."""
+
 _CELL: Final = struct.Struct(">Bq")
+_TWO_CELLS: Final = struct.Struct(">BqBq")
 _NEIGHBOURHOOD_BITS: Final = 6
 _NEIGHBOURHOOD_SHIFT: Final = 8 * PREFIX_BYTES - _NEIGHBOURHOOD_BITS
 _MERGE_MIN: Final = 2048
@@ -38,6 +42,16 @@ def each_id(prefix: int, cells: bytes) -> Iterator[tuple[int, int]]:
     high = prefix << PREFIX_SHIFT
     for last_byte, timestamp in _CELL.iter_unpack(cells):
         yield high | last_byte, timestamp
+
+
+def id_cells(transfer_id: int, timestamp: int) -> Cells:
+    """Return an id and its timestamp (ns), which is negative where the id was burnt at that time, as a cell."""
+    return transfer_id >> PREFIX_SHIFT, _CELL.pack(transfer_id & 0xFF, timestamp)
+
+
+def move_cells(legs: int, timestamp: int) -> bytes:
+    """Return the cells of a move: the last bytes of its hold and its post, and the hold's timestamp (ns)."""
+    return _TWO_CELLS.pack(legs >> 8, timestamp, legs & 0xFF, timestamp + 1)
 
 
 def has_id(cells: bytes, transfer_id: int) -> bool:
@@ -60,25 +74,33 @@ class RecentIds:
         """Return the cells of a prefix that are here; the tree may have others."""
         return self._neighbourhoods[prefix >> _NEIGHBOURHOOD_SHIFT].get(prefix)
 
-    def add(self, entries: Iterable[tuple[int, int]]) -> None:
+    def find(self, prefixes: Iterable[int]) -> list[Cells]:
+        """Return the cells of those prefixes that are here; the tree may have others."""
+        neighbourhoods = self._neighbourhoods
+        return [
+            (prefix, cells)
+            for prefix in prefixes
+            if (cells := neighbourhoods[prefix >> _NEIGHBOURHOOD_SHIFT].get(prefix)) is not None
+        ]
+
+    def add(self, entries: Iterable[Cells]) -> None:
         """Add ids, in the order of their timestamps, once they are committed."""
         neighbourhoods = self._neighbourhoods
-        pack = _CELL.pack
-        count = 0
-        for transfer_id, timestamp in entries:
-            prefix = transfer_id >> PREFIX_SHIFT
-            cells = neighbourhoods[prefix >> _NEIGHBOURHOOD_SHIFT]
-            cells[prefix] = cells.get(prefix, b"") + pack(transfer_id & 0xFF, timestamp)
-            count += 1
-        self._count += count
+        added = 0
+        for prefix, cells in entries:
+            neighbourhood = neighbourhoods[prefix >> _NEIGHBOURHOOD_SHIFT]
+            former = neighbourhood.get(prefix)
+            neighbourhood[prefix] = cells if former is None else former + cells
+            added += len(cells)
+        self._count += added // _CELL.size
 
-    def due(self, incoming: int) -> list[tuple[int, bytes]]:
+    def due(self, incoming: int) -> list[Cells]:
         """Return the prefixes to merge before ``incoming`` ids arrive: the oldest, and their neighbours of any age.
 
         Not many more than come in, and never few at a time, so that the work is spread evenly.
         """
         excess = self._count + incoming - self._ids_max
-        taken: list[tuple[int, bytes]] = []
+        taken: list[Cells] = []
         if excess > 0:
             oldest_first = sorted((cells for cells in self._neighbourhoods if cells), key=_first_moment)
             for cells in oldest_first:
@@ -87,13 +109,13 @@ class RecentIds:
                     break
         return taken
 
-    def remove(self, merged: list[tuple[int, bytes]]) -> None:
+    def remove(self, merged: list[Cells]) -> None:
         """Forget what :meth:`due` returned, once its merge is committed."""
         for prefix, _ in merged:
             del self._neighbourhoods[prefix >> _NEIGHBOURHOOD_SHIFT][prefix]
         self._count -= _count_ids(merged)
 
-    def complete_until(self, merged: list[tuple[int, bytes]], last_timestamp: int) -> int:
+    def complete_until(self, merged: list[Cells], last_timestamp: int) -> int:
         """Return up to when (ns) every id is in the tree, once ``merged`` is; ``last_timestamp`` if all are."""
         gone = {prefix for prefix, _ in merged}
         firsts = (
@@ -113,5 +135,5 @@ def _first_moment(neighbourhood: dict[int, bytes]) -> int:
     return _moment(next(iter(neighbourhood.values())))
 
 
-def _count_ids(taken: list[tuple[int, bytes]]) -> int:
+def _count_ids(taken: list[Cells]) -> int:
     return sum([len(cells) for _, cells in taken]) // _CELL.size

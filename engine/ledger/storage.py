@@ -5,29 +5,43 @@ the ledger live here.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from operator import attrgetter
 from typing import Any, Final
 
 from transfer_engine.engine.ledger.book import (
     PENDING_STATUS_EXPIRED,
+    PENDING_STATUS_NONE,
+    PENDING_STATUS_POSTED,
     AccountState,
     Book,
+    TakenMove,
     TransferState,
 )
 from transfer_engine.engine.ledger.columns import (
+    INTEGER_END,
     BulkInsert,
     BulkSelect,
     Value,
     from_id,
+    from_signed,
     from_wide,
     to_id,
+    to_signed,
     to_wide,
 )
-from transfer_engine.engine.ledger.flags import NS_PER_S
-from transfer_engine.engine.ledger.recent_ids import PREFIX_BYTES, PREFIX_SHIFT, RecentIds, each_id, has_id
-
-LEG_MASK: Final = 15
-"""The low four bits of a transfer's id name a leg; what is above them usually is its ``user_data_128`` too."""
+from transfer_engine.engine.ledger.flags import NS_PER_S, PENDING, POST
+from transfer_engine.engine.ledger.moves import LEG_MASK
+from transfer_engine.engine.ledger.recent_ids import (
+    PREFIX_BYTES,
+    PREFIX_SHIFT,
+    Cells,
+    RecentIds,
+    each_id,
+    has_id,
+    id_cells,
+    move_cells,
+)
 
 ACCOUNT_COLUMNS: Final = (
     "a.id, a.timestamp, a.user_data_128, a.user_data_64, a.user_data_32, a.ledger, a.code, "
@@ -38,12 +52,17 @@ ACCOUNT_TABLES: Final = "accounts a JOIN balances b ON b.account = a.timestamp"
 
 TRANSFER_COLUMNS: Final = (
     "t.id, d.id, c.id, t.amount, p.id, t.user_data_128, t.user_data_64, t.user_data_32, t.timeout, d.ledger, "
-    "t.code, t.flags, t.timestamp, t.status, t.debit_previous, t.credit_previous"
+    "t.code, t.flags, t.timestamp, t.status, t.debit_previous, t.credit_previous, t.legs"
 )
 TRANSFER_TABLES: Final = (
     "transfers t JOIN accounts d ON d.timestamp = t.debit_account "
     "JOIN accounts c ON c.timestamp = t.credit_account LEFT JOIN transfers p ON p.timestamp = t.pending"
 )
+
+_timestamp = attrgetter("timestamp")
+
+_TWICE: Final = "DO NOTHING"
+"""What has a new timestamp in its key is there only if it is written twice by one statement."""
 
 _select_accounts = BulkSelect(
     f"SELECT {ACCOUNT_COLUMNS} FROM {ACCOUNT_TABLES} WHERE a.id IN ({{keys}})"  # noqa: S608
@@ -53,7 +72,7 @@ _select_transfers = BulkSelect(
     f"SELECT {TRANSFER_COLUMNS} FROM {TRANSFER_TABLES} WHERE t.timestamp IN ({{keys}})"  # noqa: S608
 )
 _insert_accounts = BulkInsert(
-    "accounts", ("timestamp", "id", "user_data_128", "user_data_64", "user_data_32", "ledger", "code")
+    "accounts", ("timestamp", "id", "user_data_128", "user_data_64", "user_data_32", "ledger", "code"), _TWICE
 )
 _balance_columns = (
     "debits_pending",
@@ -67,8 +86,7 @@ _balance_columns = (
 _upsert_balances = BulkInsert(
     "balances",
     ("account", *_balance_columns),
-    suffix="ON CONFLICT (account) DO UPDATE SET "
-    + ", ".join(f"{column} = excluded.{column}" for column in _balance_columns),
+    "(account) DO UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in _balance_columns),
 )
 _insert_transfers = BulkInsert(
     "transfers",
@@ -89,18 +107,37 @@ _insert_transfers = BulkInsert(
         "debit_previous",
         "credit_previous",
     ),
+    _TWICE,
+)
+_insert_moves = BulkInsert(
+    "transfers",
+    (
+        "timestamp",
+        "id",
+        "legs",
+        "debit_account",
+        "credit_account",
+        "amount",
+        "user_data_64",
+        "code",
+        "debit_previous",
+        "credit_previous",
+    ),
+    _TWICE,
 )
 _merge_ids = BulkInsert(
     "transfer_ids",
     ("prefix", "cells"),
-    suffix="ORDER BY column1 ON CONFLICT (prefix) DO UPDATE SET cells = CAST(cells || excluded.cells AS BLOB)",
+    "(prefix) DO UPDATE SET cells = CAST(cells || excluded.cells AS BLOB) "
+    "WHERE substr(cells, -length(excluded.cells)) <> excluded.cells",
 )
-_insert_burnt = BulkInsert("burnt_ids", ("timestamp", "id"))
-_insert_expiries = BulkInsert("expiries", ("expires_at", "transfer"))
-_insert_marks = BulkInsert("account_marks", ("account", "transfer"))
+_insert_burnt = BulkInsert("burnt_ids", ("timestamp", "id"), _TWICE)
+_insert_expiries = BulkInsert("expiries", ("expires_at", "transfer"), _TWICE)
+_insert_marks = BulkInsert("account_marks", ("account", "transfer"), _TWICE)
 _insert_account_balances = BulkInsert(
     "account_balances",
     ("account", "timestamp", "debits_pending", "debits_posted", "credits_pending", "credits_posted"),
+    _TWICE,
 )
 
 
@@ -111,7 +148,7 @@ def account_from_row(row: tuple[Any, ...]) -> AccountState:
         from_id(row[0]),
         row[1],
         wide(row[2]),
-        wide(row[3]),
+        from_signed(row[3]),
         row[4],
         row[5],
         row[6],
@@ -125,26 +162,50 @@ def account_from_row(row: tuple[Any, ...]) -> AccountState:
     )
 
 
-def transfer_from_row(row: tuple[Any, ...]) -> TransferState:
-    """Build a transfer from ``TRANSFER_COLUMNS``."""
-    transfer_id = from_id(row[0])
-    return TransferState(
+def transfers_from_row(row: tuple[Any, ...]) -> Iterator[TransferState]:
+    """Build the transfer, or the two of a move, from ``TRANSFER_COLUMNS``."""
+    legs = row[16]
+    if legs is None:
+        transfer_id = from_id(row[0])
+        pending_id = 0 if row[4] is None else from_id(row[4])
+        yield _transfer_from_row(row, transfer_id, pending_id, row[11], row[12], row[13])
+        return
+    first_id = from_id(row[0]) << PREFIX_SHIFT
+    hold_id = first_id | legs >> 8
+    yield _transfer_from_row(row, hold_id, 0, PENDING, row[12], PENDING_STATUS_POSTED)
+    yield _transfer_from_row(row, first_id | legs & 0xFF, hold_id, POST, row[12] + 1, PENDING_STATUS_NONE)
+
+
+def _transfer_from_row(
+    row: tuple[Any, ...], transfer_id: int, pending_id: int, flags: int, timestamp: int, status: int
+) -> TransferState:
+    transfer = TransferState(
         transfer_id,
         from_id(row[1]),
         from_id(row[2]),
         from_wide(row[3]),
-        0 if row[4] is None else from_id(row[4]),
+        pending_id,
         transfer_id & ~LEG_MASK if row[5] is None else from_wide(row[5]),
-        from_wide(row[6]),
-        *row[7:],
+        from_signed(row[6]),
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        flags,
+        timestamp,
+        status,
+        row[14],
+        row[15],
     )
+    transfer.stored = True
+    return transfer
 
 
 def load_last_timestamp(connection: sqlite3.Connection) -> int:
     """Return the latest timestamp that the file knows (ns)."""
     (timestamp,) = connection.execute(
         "SELECT max((SELECT last_timestamp FROM clock), coalesce((SELECT max(timestamp) FROM accounts), 0), "
-        "coalesce((SELECT max(timestamp) FROM transfers), 0))"
+        "coalesce((SELECT timestamp + (legs IS NOT NULL) FROM transfers ORDER BY timestamp DESC LIMIT 1), 0))"
     ).fetchone()
     return int(timestamp)
 
@@ -152,20 +213,30 @@ def load_last_timestamp(connection: sqlite3.Connection) -> int:
 def load_recent_ids(connection: sqlite3.Connection, recent: RecentIds) -> None:
     """Fill in the ids that are not in the tree yet."""
     rows = connection.execute(
-        "WITH mark AS (SELECT ids_merged_until AS until FROM clock), recent (id, moment, signed) AS ("
-        "SELECT id, timestamp, timestamp FROM transfers, mark WHERE timestamp > until UNION ALL "
-        "SELECT id, timestamp, -timestamp FROM burnt_ids, mark WHERE timestamp > until) "
-        "SELECT id, signed, cells FROM recent LEFT JOIN transfer_ids ON prefix = substr(id, 1, 15) ORDER BY moment"
+        "WITH mark AS (SELECT ids_merged_until AS until FROM clock), recent (id, moment, burnt, legs) AS ("
+        "SELECT id, timestamp, 0, legs FROM transfers, mark WHERE timestamp > until UNION ALL "
+        "SELECT id, timestamp, 1, NULL FROM burnt_ids, mark WHERE timestamp > until) "
+        "SELECT id, moment, burnt, legs, cells FROM recent LEFT JOIN transfer_ids ON prefix = substr(id, 1, 15) "
+        "ORDER BY moment"
     )
-    found = ((from_id(row[0]), row[1], row[2]) for row in rows)
-    recent.add((one, signed) for one, signed, cells in found if cells is None or not has_id(cells, one))
+    recent.add(_unmerged(rows))
 
 
-def merge_ids(connection: sqlite3.Connection, ids: list[tuple[int, bytes]], complete_until: int) -> None:
+def _unmerged(rows: Iterable[tuple[Any, ...]]) -> Iterator[Cells]:
+    for stored_id, moment, burnt, legs, merged in rows:
+        number = from_id(stored_id)
+        if legs is None:
+            if merged is None or not has_id(merged, number):
+                yield id_cells(number, -moment if burnt else moment)
+        elif merged is None or not has_id(merged, legs):
+            yield number, move_cells(legs, moment)
+
+
+def merge_ids(connection: sqlite3.Connection, ids: list[Cells], complete_until: int) -> None:
     """Put ids into the tree, inside the transaction that the caller has begun, and note how far it is complete."""
     values: list[Value] = []
-    for prefix, cells in ids:
-        values += (prefix.to_bytes(PREFIX_BYTES, "big"), cells)
+    for prefix, cells in sorted(ids):
+        values += (prefix_key(prefix), bytearray(cells))
     _merge_ids.run(connection, values)
     connection.execute("UPDATE clock SET ids_merged_until = ?", (complete_until,))
 
@@ -188,39 +259,50 @@ def load_due_holds(connection: sqlite3.Connection, now_ns: int, limit: int) -> l
         "WHERE t.timestamp = e.transfer AND e.expires_at <= ? ORDER BY e.expires_at, e.transfer LIMIT ?",
         (now_ns, limit),
     ).fetchall()
-    return _stored(map(transfer_from_row, rows))
+    return [transfer for row in rows for transfer in transfers_from_row(row)]
 
 
 def load_transfers(
     connection: sqlite3.Connection, ids: Collection[int], recent: RecentIds
 ) -> tuple[dict[int, TransferState], set[int]]:
     """Return those of the transfers that exist, and those of the ids that are burnt."""
-    keys: list[Value] = []
-    hits: list[tuple[int, bytes]] = []
-    for prefix in {one >> PREFIX_SHIFT for one in ids}:
-        keys.append(prefix.to_bytes(PREFIX_BYTES, "big"))
-        cells = recent.cells(prefix)
-        if cells is not None:
-            hits.append((prefix, cells))
-    hits.extend((from_id(prefix), cells) for prefix, cells in _select_ids.run(connection, keys))
+    return load_found(connection, find_ids(connection, {one >> PREFIX_SHIFT for one in ids}, recent), ids)
+
+
+def prefix_key(prefix: int) -> bytearray:
+    """Return a prefix of ids as it is stored."""
+    return bytearray(prefix.to_bytes(PREFIX_BYTES, "big"))
+
+
+def find_ids(
+    connection: sqlite3.Connection, prefixes: Collection[int], recent: RecentIds, keys: list[bytearray] | None = None
+) -> list[Cells]:
+    """Return what there is of ids with these prefixes; ``keys``: the same as they are stored, if that is at hand."""
+    hits = recent.find(prefixes)
+    rows = _select_ids.run(connection, list(map(prefix_key, prefixes)) if keys is None else keys)
+    return hits + [(from_id(prefix), cells) for prefix, cells in rows]
+
+
+def load_found(
+    connection: sqlite3.Connection, hits: Iterable[Cells], ids: Collection[int]
+) -> tuple[dict[int, TransferState], set[int]]:
+    """Return those of the transfers that exist, and those of the ids that are burnt, of what :func:`find_ids` found."""
     burnt = set()
-    timestamps: list[Value] = []
+    rows: set[int] = set()
     for prefix, cells in hits:
         for transfer_id, timestamp in each_id(prefix, cells):
             if transfer_id in ids:
                 if timestamp < 0:
                     burnt.add(transfer_id)
                 else:
-                    timestamps.append(timestamp)
-    found = _stored(map(transfer_from_row, _select_transfers.run(connection, timestamps)))
-    return {transfer.id: transfer for transfer in found}, burnt
-
-
-def _stored(transfers: Iterable[TransferState]) -> list[TransferState]:
-    found = list(transfers)
-    for transfer in found:
-        transfer.stored = True
-    return found
+                    rows.add(timestamp)
+                    rows.add(timestamp - 1)  # it may be the post of a move
+    found = {}
+    for row in _select_transfers.run(connection, list(rows)):
+        for transfer in transfers_from_row(row):
+            if transfer.id in ids:
+                found[transfer.id] = transfer
+    return found, burnt
 
 
 def load_accounts(connection: sqlite3.Connection, ids: Iterable[int]) -> list[AccountState]:
@@ -237,20 +319,22 @@ def save(connection: sqlite3.Connection, book: Book, last_timestamp: int) -> Non
                 account.timestamp,
                 to_id(account.id),
                 to_wide(account.user_data_128),
-                to_wide(account.user_data_64),
+                to_signed(account.user_data_64),
                 account.user_data_32,
                 account.ledger,
                 account.code,
             )
         _insert_accounts.run(connection, values)
+    touched = set(book.accounts_created)
+    if book.moves:
+        _save_moves(connection, book.moves)
+        for _, _, debit, credit, _, _ in book.moves:
+            touched.add(debit)
+            touched.add(credit)
     if book.created:
         _save_transfers(connection, book)
-    if book.created or book.accounts_created:
-        touched = {account.id for account in book.accounts_created}
-        for transfer in book.created:
-            touched.add(transfer.debit_account_id)
-            touched.add(transfer.credit_account_id)
-        _save_balances(connection, book, touched)
+        touched |= _accounts_of(book, book.created)
+    _save_balances(connection, touched)
     if book.burnt_now:
         values = []
         for burnt_id, timestamp in book.burnt_now:
@@ -263,11 +347,27 @@ def save(connection: sqlite3.Connection, book: Book, last_timestamp: int) -> Non
         for account_timestamp, timestamp, *balances in book.balances:
             values += (account_timestamp, timestamp, *map(to_wide, balances))
         _insert_account_balances.run(connection, values)
-    own_row = (book.created and book.created[-1].timestamp) or (
-        book.accounts_created and book.accounts_created[-1].timestamp
-    )
-    if own_row != last_timestamp:
+    if book.last_row != last_timestamp:
         connection.execute("UPDATE clock SET last_timestamp = ?", (last_timestamp,))
+
+
+def _save_moves(connection: sqlite3.Connection, moves: list[TakenMove]) -> None:
+    values: list[Value] = []
+    for timestamp, move, debit, credit, debit_previous, credit_previous in moves:
+        _, _, key, legs, _, _, amount, user_data_64, _, code = move
+        values += (
+            timestamp,
+            key,
+            legs,
+            debit.timestamp,
+            credit.timestamp,
+            amount,
+            user_data_64 if user_data_64 < INTEGER_END else to_signed(user_data_64),
+            code,
+            debit_previous,
+            credit_previous,
+        )
+    _insert_moves.run(connection, values)
 
 
 def _save_transfers(connection: sqlite3.Connection, book: Book) -> None:
@@ -278,9 +378,7 @@ def _save_transfers(connection: sqlite3.Connection, book: Book) -> None:
     expiries: list[Value] = []
     for one in book.created:
         timestamp = one.timestamp
-        amount = one.amount
         user_data_128 = one.user_data_128
-        user_data_64 = one.user_data_64
         pending = None
         if one.pending_id:
             hold = transfers[one.pending_id]
@@ -293,13 +391,13 @@ def _save_transfers(connection: sqlite3.Connection, book: Book) -> None:
             expiries += (expires_at(one), timestamp)
         rows += (
             timestamp,
-            one.id.to_bytes(16, "big"),
+            to_id(one.id),
             accounts[one.debit_account_id].timestamp,
             accounts[one.credit_account_id].timestamp,
-            amount if amount < 1 << 63 else to_wide(amount),
+            to_wide(one.amount),
             pending,
             (None if user_data_128 == one.id & ~LEG_MASK else to_wide(user_data_128)) if user_data_128 else 0,
-            user_data_64 if user_data_64 < 1 << 63 else to_wide(user_data_64),
+            to_signed(one.user_data_64),
             one.user_data_32,
             one.timeout,
             one.code,
@@ -330,23 +428,26 @@ def _save_status(connection: sqlite3.Connection, status: int, holds: list[int]) 
 
 def save_expired(connection: sqlite3.Connection, book: Book, expired: list[TransferState]) -> None:
     """Write that these holds have expired, the first of all that will, inside the caller's transaction."""
-    touched = set()
-    for hold in expired:
-        touched.add(hold.debit_account_id)
-        touched.add(hold.credit_account_id)
     last = expired[-1]
     connection.execute(
         "DELETE FROM expiries WHERE (expires_at, transfer) <= (?, ?)", (expires_at(last), last.timestamp)
     )
     _save_status(connection, PENDING_STATUS_EXPIRED, [hold.timestamp for hold in expired])
-    _save_balances(connection, book, touched)
+    _save_balances(connection, _accounts_of(book, expired))
 
 
-def _save_balances(connection: sqlite3.Connection, book: Book, touched: set[int]) -> None:
-    values: list[Value] = []
+def _accounts_of(book: Book, transfers: Iterable[TransferState]) -> set[AccountState]:
     accounts = book.accounts
-    for account_id in touched:
-        account = accounts[account_id]
+    found = set()
+    for transfer in transfers:
+        found.add(accounts[transfer.debit_account_id])
+        found.add(accounts[transfer.credit_account_id])
+    return found
+
+
+def _save_balances(connection: sqlite3.Connection, touched: set[AccountState]) -> None:
+    values: list[Value] = []
+    for account in sorted(touched, key=_timestamp):
         values += (
             account.timestamp,
             to_wide(account.debits_pending),

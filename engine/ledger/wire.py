@@ -3,7 +3,7 @@
 These are mistakes of the caller, so they raise; a batch with one of them is not applied at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tigerbeetle import Account, AccountFilter, AccountFlags, QueryFilter, Transfer, TransferFlags
@@ -47,12 +47,15 @@ _FILTER_BITS: Final = {
 }
 
 
-def require_transfers_fit(transfers: Sequence[Transfer]) -> None:
-    """Raise ``ValueError`` or ``TypeError``, naming the event and the field, unless the batch can be sent."""
-    require_batch_fits(len(transfers))
+def require_transfers_fit(transfers: Sequence[Transfer], places: Iterable[int]) -> None:
+    """Raise ``ValueError`` or ``TypeError``, naming the event and the field, unless the transfers at these places fit.
+
+    Those at the others are known to.
+    """
     index = 0
     try:
-        for index, one in enumerate(transfers):  # the index is named in the error
+        for index in places:  # the index is named in the error
+            one = transfers[index]
             # One test for all fields: any that is too large or negative leaves something behind.
             if (
                 (

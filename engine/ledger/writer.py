@@ -15,12 +15,13 @@ from tigerbeetle import Account, CreateAccountResult, CreateTransferResult, Tran
 
 from transfer_engine.engine.ledger import sqlite_file, storage
 from transfer_engine.engine.ledger.batch import apply_accounts, apply_transfers
-from transfer_engine.engine.ledger.book import AccountState, Book, TransferState
+from transfer_engine.engine.ledger.book import AccountState, Book, Move, TransferState
 from transfer_engine.engine.ledger.checkpoints import Checkpoints
+from transfer_engine.engine.ledger.moves import find_moves, ids_of
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, LedgerUnavailable
-from transfer_engine.engine.ledger.recent_ids import RecentIds
+from transfer_engine.engine.ledger.recent_ids import PREFIX_SHIFT, RecentIds
 from transfer_engine.engine.ledger.transfer_rules import expire
-from transfer_engine.engine.ledger.wire import require_accounts_fit, require_transfers_fit
+from transfer_engine.engine.ledger.wire import require_accounts_fit, require_batch_fits, require_transfers_fit
 
 ACCOUNTS_CACHED_MAX: Final = 65_536
 """About 400 bytes each."""
@@ -111,11 +112,17 @@ class LedgerWriter:
 
     def create_transfers(self, transfers: Sequence[Transfer]) -> list[CreateTransferResult]:
         """Apply transfers; durable when it returns."""
-        require_transfers_fit(transfers)
+        require_batch_fits(len(transfers))
+        try:
+            moves, others = find_moves(transfers)
+        except TypeError:
+            require_transfers_fit(transfers, range(len(transfers)))
+            raise
+        require_transfers_fit(transfers, others)
 
         def apply(connection: sqlite3.Connection, timestamp_first: int) -> tuple[Book, list[CreateTransferResult]]:
-            book = self._load_book(connection, transfers)
-            return book, apply_transfers(book, transfers, timestamp_first)
+            book = self._load_book(connection, moves, [transfers[index] for index in others])
+            return book, apply_transfers(book, transfers, timestamp_first, moves.values())
 
         return self._commit_batch(len(transfers), apply)
 
@@ -148,7 +155,7 @@ class LedgerWriter:
         def work(connection: sqlite3.Connection) -> tuple[Book, list[_Result]]:
             book, results = apply(connection, timestamp_first)
             storage.save(connection, book, timestamp_last)
-            merged.extend(self.recent_ids.due(len(book.created) + len(book.burnt_now)))
+            merged.extend(self.recent_ids.due(book.ids_used))
             if merged:
                 complete_until = self.recent_ids.complete_until(merged, timestamp_first - 1)
                 storage.merge_ids(connection, merged, complete_until)
@@ -183,11 +190,25 @@ class LedgerWriter:
             storage.save_expired(connection, book, due)
         return len(due), storage.load_next_expiry(connection)
 
-    def _load_book(self, connection: sqlite3.Connection, transfers: Sequence[Transfer]) -> Book:
-        ids = {transfer.id for transfer in transfers}
-        ids.update([transfer.pending_id for transfer in transfers])
-        found, burnt = storage.load_transfers(connection, ids, self.recent_ids)
-        account_ids = _accounts_of(transfers)
+    def _load_book(self, connection: sqlite3.Connection, moves: dict[int, Move], others: Sequence[Transfer]) -> Book:
+        """Load what a batch is about; leave in ``moves`` those only whose ids nothing else has."""
+        keys = {}
+        account_ids = _accounts_of(others)
+        for prefix, move in moves.items():
+            keys[prefix] = move[2]
+            account_ids.add(move[4])
+            account_ids.add(move[5])
+        ids = {transfer.id for transfer in others}
+        ids.update([transfer.pending_id for transfer in others])
+        for prefix in {one >> PREFIX_SHIFT for one in ids}:
+            keys[prefix] = storage.prefix_key(prefix)
+            if prefix in moves:
+                ids.update(ids_of(moves.pop(prefix)))
+        hits = storage.find_ids(connection, keys.keys(), self.recent_ids, list(keys.values()))
+        for prefix, _ in hits:
+            if prefix in moves:
+                ids.update(ids_of(moves.pop(prefix)))
+        found, burnt = storage.load_found(connection, hits, ids)
         if found:
             account_ids |= _accounts_of(found.values())
         return Book(self._load_accounts(connection, account_ids), found, burnt)

@@ -15,7 +15,7 @@ from support.ledger_model import LedgerModel, expires_at
 from transfer_engine.engine.ledger.embedded import open_embedded_ledger
 from transfer_engine.engine.ledger.protocol import Ledger
 
-ID_STRIDE = 1 << 12
+ID_STRIDE = 1 << 14
 """Each run has this many ids of its own; the generator uses fewer."""
 FOR_EVER_S = 100_000
 """A timeout after which no test looks."""
@@ -84,12 +84,12 @@ class SideBySide:
         draw = self.generate.random.random()
         if draw < 0.15:
             await self.create_accounts(self.generate.batch(self.generate.account))
-        elif draw < 0.85:
+        elif draw < 0.7:
             await self.create_transfers(self.generate.batch(self.generate.transfer))
-        elif draw < 0.87:
+        elif draw < 0.72:
             await self.create_transfers(self.generate.near_the_top())
         else:
-            await self.create_transfers(self.generate.hold_and_post() + self.generate.hold_and_post())
+            await self.create_transfers(self.generate.moves())
 
     async def create_accounts(self, batch: list[tb.Account]) -> None:
         results = await self.real.create_accounts(batch)

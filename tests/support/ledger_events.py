@@ -30,7 +30,10 @@ class EventGenerator:
         self.timeouts = timeouts
         self.account_ids = [base + number for number in range(1, 33)]
         """The first eight are made at the start, the others when an event happens to be right."""
+        self.moved = [base + (number << 8) for number in range(8, 40)]
+        """What moves may be named after: apart from each other and from everything else."""
         self.transfer_ids = [base + number for number in range(1, 97)]
+        self.transfer_ids += [one | leg for one in self.moved for leg in (1, 2)]
         self.money_ids = [base + number for number in (1001, 1002, 1003)]
 
     def chance(self, percent: float) -> bool:
@@ -96,7 +99,8 @@ class EventGenerator:
 
     def transfer_id(self) -> int:
         """Mostly one that is not taken yet."""
-        first, second = self.random.sample(self.transfer_ids, 2)
+        ids = self.transfer_ids[: 96 if self.chance(80) else None]
+        first, second = self.random.sample(ids, 2)
         return second if first in self.model.transfers and self.chance(75) else first
 
     def movement(self) -> tb.Transfer:
@@ -185,8 +189,45 @@ class EventGenerator:
         batch[0].flags = flags_type(int(batch[0].flags) & ~int(flags_type.IMPORTED))
         return batch
 
+    def moves(self) -> list[tb.Transfer]:
+        """A batch of holds and posts side by side, as the engine sends them, at times with others between or around."""
+        batch = []
+        for _ in range(self.random.randint(1, 5)):
+            batch += self.one_of(self.move, self.move, self.move, self.hold_and_post, lambda: [self.movement()])()
+        if self.chance(15):
+            batch += [replace(event) for event in batch[:2]]
+        if self.chance(15):
+            self.change(self.random.choice(batch), "linked")
+        return batch
+
+    def move(self) -> list[tb.Transfer]:
+        """A hold and a post that agree in everything, nearly always."""
+        req_id = self.random.choice(self.moved)
+        debit, credit = self.random.sample(self.account_ids[: 3 if self.chance(70) else 6], 2)
+        hold = tb.Transfer(
+            id=req_id | 1,
+            debit_account_id=debit,
+            credit_account_id=credit,
+            amount=self.amount(),
+            user_data_128=req_id,
+            user_data_64=self.one_of(0, 7, 2**63 - 1, 2**63, 2**64 - 1),
+            ledger=self.ledger,
+            code=1,
+            flags=tb.TransferFlags.PENDING,
+        )
+        post = replace(
+            hold,
+            id=req_id | self.one_of(2, 2, 2, 4),
+            pending_id=hold.id,
+            amount=self.one_of(NUMBER_MAX, hold.amount),
+            flags=tb.TransferFlags.POST_PENDING_TRANSFER,
+        )
+        while self.chance(20):
+            self.change(self.one_of(hold, post), self.random.choice([*TRANSFER_FIELDS, "id", "timestamp"]))
+        return [hold, post]
+
     def hold_and_post(self) -> list[tb.Transfer]:
-        """Two events of one move, as the engine sends them."""
+        """Two events of one move, as an engine might send them."""
         hold = self.movement()
         hold.flags = tb.TransferFlags.PENDING
         post = self.settlement(hold)
@@ -254,7 +295,7 @@ class EventGenerator:
 
     def user_data(self) -> dict[str, int]:
         return {
-            "user_data_128": self.one_of(0, 0, 0, 7, self.base + 16, self.base + 32, 2**127),
+            "user_data_128": self.one_of(0, 0, 0, 7, self.base + 16, self.base + 32, 2**127, *self.moved[:4]),
             "user_data_64": self.one_of(0, 0, 0, 0, 7, 2**63),
             "user_data_32": self.one_of(0, 0, 0, 0, 7, 2**31),
         }

@@ -78,9 +78,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.submit_transfers(seed)
 
     @rule(seed=SEEDS)
-    def submit_hold_and_post(self, seed: int) -> None:
+    def submit_moves(self, seed: int) -> None:
         self.generate.random.seed(seed)
-        self.create_transfers(self.generate.hold_and_post() + self.generate.hold_and_post())
+        self.create_transfers(self.generate.moves())
+
+    @rule(seed=SEEDS)
+    def submit_more_moves(self, seed: int) -> None:
+        self.submit_moves(seed)
 
     @rule(seed=SEEDS)
     def submit_near_the_top(self, seed: int) -> None:

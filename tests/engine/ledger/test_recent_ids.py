@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transfer_engine.engine.ledger.recent_ids import PREFIX_SHIFT, RecentIds, each_id, has_id
+from transfer_engine.engine.ledger.recent_ids import PREFIX_SHIFT, RecentIds, each_id, has_id, id_cells, move_cells
 
 IDS_MAX = 20
 ids = st.integers(1, 2**128 - 2) | st.integers(1, 40) | st.integers(0, 15).map(lambda leg: 77 << 100 | leg)
@@ -22,7 +22,7 @@ def test_every_id_is_in_memory_or_in_the_tree_and_after_the_mark(batches) -> Non
             if transfer_id not in used:
                 timestamp += 1
                 used[transfer_id] = -timestamp if burnt else timestamp
-                entries.append((transfer_id, used[transfer_id]))
+                entries.append(id_cells(transfer_id, used[transfer_id]))
         merged = recent.due(len(entries))
         if merged:
             mark = recent.complete_until(merged, timestamp - len(entries))
@@ -42,16 +42,24 @@ def test_every_id_is_in_memory_or_in_the_tree_and_after_the_mark(batches) -> Non
 
 def test_the_mark_reaches_the_end_when_all_are_merged() -> None:
     recent = RecentIds(2)
-    recent.add([(5, 100), (6, -101)])
+    recent.add([id_cells(5, 100), id_cells(6, -101)])
     merged = recent.due(1)
     assert recent.complete_until(merged, 140) == 140
 
 
 def test_an_id_is_told_from_its_neighbours() -> None:
     recent = RecentIds(10)
-    recent.add([(0x1201, 100), (0x1202, 300)])
+    recent.add([id_cells(0x1201, 100), id_cells(0x1202, 300)])
     cells = recent.cells(0x12)
     assert cells is not None
     assert has_id(cells, 0x1202)
     assert not has_id(cells, 0x1203)
     assert recent.cells(0x13) is None
+
+
+def test_a_moves_ids_come_together_one_nanosecond_apart() -> None:
+    recent = RecentIds(10)
+    recent.add([(0x12, move_cells(0x01F2, 100))])
+    [(prefix, cells)] = recent.find([0x12, 0x13])
+    assert list(each_id(prefix, cells)) == [(0x1201, 100), (0x12F2, 101)]
+    assert len(recent) == 2
