@@ -2,7 +2,7 @@
 -- big-endian. `application_id` spells "XFER"; `user_version` is the version of this text.
 
 PRAGMA application_id = 0x58464552;
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 
 -- A row is replaced only by one with a higher version (see TransferRecord.version). Rows lie in the order in which
 -- they came (`number`), whatever their identifiers are.
@@ -31,23 +31,18 @@ CREATE TABLE transfer_ids (
     number INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- One row: every transfer with a lower number is in `transfer_ids`; later ones may be.
-CREATE TABLE transfer_ids_mark (number INTEGER NOT NULL);
-INSERT INTO transfer_ids_mark VALUES (0);
+-- One row: every transfer with a lower number is in `transfer_ids`, and in `history`; later ones may be.
+CREATE TABLE row_marks (
+    ids     INTEGER NOT NULL,
+    history INTEGER NOT NULL
+);
+INSERT INTO row_marks VALUES (0, 0);
 
 -- Which transfers a user has, by time. A row that does not agree with `transfers` (another created_at, other users)
--- belongs to a version that lost, and is passed over.
+-- belongs to a version that lost, and is passed over. Users arrive in random order, and each of their rows would dirty a
+-- page of its own; so the newest transfers, from the mark on, come here by the thousand, and are known by user in the
+-- engine's memory until then.
 CREATE TABLE history (
-    user_id    INTEGER NOT NULL,
-    created_at INTEGER NOT NULL,
-    req_id     BLOB    NOT NULL,
-    number     INTEGER NOT NULL,
-    PRIMARY KEY (user_id, created_at, req_id)
-) WITHOUT ROWID;
-
--- The newest rows of the history, moved to `history` by the thousand. Users arrive in random order: straight into the
--- big tree each of their rows would dirty a page of its own; here all of a group share a few.
-CREATE TABLE history_recent (
     user_id    INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     req_id     BLOB    NOT NULL,

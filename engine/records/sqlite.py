@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,10 +26,11 @@ from transfer_engine.engine.records.sqlite_claims import (
     write_claim,
     write_release,
 )
-from transfer_engine.engine.records.sqlite_columns import record_key, values_of
+from transfer_engine.engine.records.sqlite_columns import require_req_id, values_of
 from transfer_engine.engine.records.sqlite_endpoints import read_endpoint, scan_endpoints, write_endpoint
 from transfer_engine.engine.records.sqlite_file import connect_reader, connect_writer, transaction, translated_errors
 from transfer_engine.engine.records.sqlite_rows import SqliteRows, Staged, read_history, scan_rows
+from transfer_engine.engine.writer_thread import WriterThread
 from transfer_engine.schema.transfers import TransferRecord
 from transfer_engine.schema.webhooks import Endpoint
 
@@ -54,7 +56,7 @@ class _Write:
             if len(blob.body) > JOURNAL_BLOB_BYTES_MAX:
                 raise ValueError(f"a journal blob has {len(blob.body)} bytes: {JOURNAL_BLOB_BYTES_MAX} at most")
         self.blobs = blobs
-        self.rows = list(map(values_of, records))
+        self.rows = [(record.req_id.int, values_of(record)) for record in records]
         self.is_done = False
         self.error: BaseException | None = None
 
@@ -86,7 +88,7 @@ class _Reader:
 class SqliteRecords:
     """The record store on one SQLite file; made by :func:`open_sqlite_records`, implements `RecordStore`.
 
-    One connection writes, one call at a time in a worker thread; calls that wait meanwhile share the next commit.
+    One connection writes, one call at a time in a thread of its own; calls that wait meanwhile share the next commit.
     Two more read, one for look-ups and one for long scans: no read waits for a write.
 
     Cancellation: a call that is cancelled before its turn did nothing; later it is finished first, so no transaction
@@ -101,7 +103,7 @@ class SqliteRecords:
         self._looker = _Reader(path, looker)
         self._scanner = _Reader(path, scanner)
         self._turn = trio.Lock()
-        self._thread = trio.CapacityLimiter(1)
+        self._thread = WriterThread(f"records {path.name}")
         self._waiting: list[_Write] = []
         self._is_closed = False
         self._rows = SqliteRows(writer)
@@ -176,7 +178,7 @@ class SqliteRecords:
             ValueError: a `req_id` has more than 128 bits.
             RecordsDamaged: a row can't be understood; the message names it.
         """
-        keys = [record_key(req_id) for req_id in req_ids]
+        keys = list(map(require_req_id, req_ids))
         return await self._looker.run(
             lambda connection: {record.req_id.int: record for record in self._rows.find(connection, keys)}
         )
@@ -191,7 +193,9 @@ class SqliteRecords:
             RecordsDamaged: a row can't be understood; the message names it.
         """
         _check_limit(limit)
-        return await self._looker.run(lambda connection: read_history(connection, user_id, limit, position))
+        return await self._looker.run(
+            lambda connection: read_history(connection, user_id, limit, position, self._rows.newest_of)
+        )
 
     async def read_journal(self, shard: int, *, from_bucket: int) -> AsyncGenerator[JournalBlob, None]:
         """Yield the blobs of a shard from a bucket on, by (bucket, sequence); what is appended meanwhile may follow."""
@@ -279,7 +283,7 @@ class SqliteRecords:
         errors: Sequence[BaseException | None]
         with trio.CancelScope(shield=True):  # the others of the group wait for it, too; a group is bounded
             try:
-                errors = await trio.to_thread.run_sync(self._write_group, group, limiter=self._thread)
+                errors = await self._thread.run(partial(self._write_group, group))
             except Exception as error:  # noqa: BLE001  handed to every caller: no thread could be started
                 errors = [error] * len(group)
         for write, failure in zip(group, errors, strict=True):
@@ -323,7 +327,7 @@ class SqliteRecords:
     async def _write_alone(self, function: Callable[[], T]) -> T:
         async with self._turn:
             self._check_open()
-            return await trio.to_thread.run_sync(self._in_transaction, function, limiter=self._thread)
+            return await self._thread.run(partial(self._in_transaction, function))
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -335,12 +339,15 @@ class SqliteRecords:
 
     async def close(self) -> None:
         """Wait for what is under way, then close the file. Not cancellable: what waits for its turn fails."""
+        if self._is_closed:
+            return
         self._is_closed = True
         with trio.CancelScope(shield=True):
             await self._looker.close()
             await self._scanner.close()
             async with self._turn:
-                await trio.to_thread.run_sync(self._writer.close, limiter=self._thread)
+                await self._thread.run(self._writer.close)
+                await self._thread.close()
 
 
 def _check_limit(limit: int) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from transfer_engine.engine.records.protocol import RecordsDamaged, RecordsUnavailable
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """``user_version`` of ``schema/records.sql``."""
 
 APPLICATION_ID: Final = 0x58464552
@@ -33,9 +33,23 @@ A larger WAL saves more copies, but makes the one commit that does it slower (so
 """
 
 _UPGRADES: Final = {
-    1: "ALTER TABLE claims ADD COLUMN beat INTEGER NOT NULL DEFAULT 0",
-    2: "CREATE TABLE webhook_endpoints (user_id INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL, "
-    "body BLOB NOT NULL)",
+    1: ("ALTER TABLE claims ADD COLUMN beat INTEGER NOT NULL DEFAULT 0",),
+    2: (
+        (
+            "CREATE TABLE webhook_endpoints (user_id INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL, "
+            "body BLOB NOT NULL)"
+        ),
+    ),
+    3: (
+        "INSERT INTO history SELECT * FROM history_recent WHERE true ON CONFLICT DO NOTHING",
+        "CREATE TABLE row_marks (ids INTEGER NOT NULL, history INTEGER NOT NULL)",
+        (
+            "INSERT INTO row_marks SELECT number, (SELECT coalesce(max(number) + 1, 0) FROM transfers) "
+            "FROM transfer_ids_mark"
+        ),
+        "DROP TABLE transfer_ids_mark",
+        "DROP TABLE history_recent",
+    ),
 }
 """What turns an earlier version of the tables into the next one."""
 
@@ -125,7 +139,8 @@ def _make_or_check_tables(connection: sqlite3.Connection, path: Path) -> None:
             return
         if application_id == APPLICATION_ID:
             for former in range(version, SCHEMA_VERSION):
-                connection.execute(_UPGRADES[former])
+                for statement in _UPGRADES[former]:
+                    connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {former + 1}")
     if application_id != APPLICATION_ID:
         raise RecordsDamaged(f"{path} is not a record store, but another application's database: name another file")

@@ -19,10 +19,10 @@ MERGE_LEAST: Final = 2_048
 """Identifiers merged at once, if so many neighbours wait."""
 
 _NEIGHBOURHOODS: Final = 64
-_SHIFT: Final = 2
-"""Of the first byte: what is left of it numbers the neighbourhood."""
+_SHIFT: Final = 122
+"""What is left of an identifier without its low bits numbers the neighbourhood."""
 
-Entry = tuple[bytes, int]
+Entry = tuple[int, int]
 """An identifier, and the number of its row."""
 
 
@@ -32,22 +32,23 @@ class RecentIds:
     def __init__(self, ids_most: int, merge_least: int) -> None:
         self._ids_most = ids_most
         self._merge_least = merge_least
-        self._neighbourhoods: list[dict[bytes, int]] = [{} for _ in range(_NEIGHBOURHOODS)]
+        self._neighbourhoods: list[dict[int, int]] = [{} for _ in range(_NEIGHBOURHOODS)]
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def number_of(self, key: bytes) -> int | None:
-        """Return the number of an identifier's row, if it is here."""
-        return self._neighbourhoods[key[0] >> _SHIFT].get(key)
+    def find(self, keys: Iterable[int]) -> dict[int, int]:
+        """Return the numbers of the rows of those identifiers that are here."""
+        neighbourhoods = self._neighbourhoods
+        return {key: number for key in keys if (number := neighbourhoods[key >> _SHIFT].get(key)) is not None}
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Add identifiers of rows that are committed, in the order of the rows; none of them is here."""
         neighbourhoods = self._neighbourhoods
         count = 0
         for key, number in entries:
-            neighbourhoods[key[0] >> _SHIFT][key] = number
+            neighbourhoods[key >> _SHIFT][key] = number
             count += 1
         self._count += count
 
@@ -81,9 +82,9 @@ class RecentIds:
     def remove(self, merged: list[Entry]) -> None:
         """Forget what was merged, once that is committed."""
         for key, _ in merged:
-            del self._neighbourhoods[key[0] >> _SHIFT][key]
+            del self._neighbourhoods[key >> _SHIFT][key]
         self._count -= len(merged)
 
 
-def _oldest(entries: dict[bytes, int]) -> int:
+def _oldest(entries: dict[int, int]) -> int:
     return next(iter(entries.values()))

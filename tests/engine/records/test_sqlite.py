@@ -66,7 +66,7 @@ async def test_another_applications_database_is_refused(path: Path) -> None:
 async def test_a_later_schema_is_refused(path: Path) -> None:
     await fill(path, 1)
     change(path, f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION + 1}")
-    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 4, and this engine knows 3"):
+    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 5, and this engine knows 4"):
         async with open_sqlite_records(path):
             pass
 
@@ -75,10 +75,20 @@ async def test_an_earlier_schema_is_brought_up_to_date(path: Path) -> None:
     async with open_sqlite_records(path) as store:
         life = await store.claim(3, "a", former=None, ceiling_ms=LATER_MS)
         await store.write([], [record(1)])
-    change(path, "ALTER TABLE claims DROP COLUMN beat", "DROP TABLE webhook_endpoints", "PRAGMA user_version = 1")
+    change(
+        path,
+        "ALTER TABLE claims DROP COLUMN beat",
+        "DROP TABLE webhook_endpoints",
+        "CREATE TABLE history_recent AS SELECT user_id, created_at, req_id, number FROM transfers",
+        "CREATE TABLE transfer_ids_mark (number INTEGER NOT NULL)",
+        "INSERT INTO transfer_ids_mark VALUES (0)",
+        "DROP TABLE row_marks",
+        "PRAGMA user_version = 1",
+    )
     for _ in range(2):
         async with open_sqlite_records(path) as store:
             assert await store.get(issued_req_id(1)) == record(1)
+            assert (await store.history(1, limit=9)).records == [record(1)]
             assert await store.claims() == [Claim(3, 1, "a", LATER_MS, 0)]
     async with open_sqlite_records(path) as store:
         await store.raise_ceiling(life, LATER_MS, beat=1)
@@ -124,14 +134,14 @@ async def test_pages_that_are_no_pages_are_damage(path: Path) -> None:
 async def test_a_missing_table_is_damage(path: Path) -> None:
     await fill(path, 1)
     async with open_sqlite_records(path) as store:
-        change(path, "DROP TABLE history_recent", "DROP TABLE claims")
+        change(path, "DROP TABLE history", "DROP TABLE row_marks", "DROP TABLE claims")
         with pytest.raises(RecordsDamaged, match=r"records\.db lacks .*no such table: claims"):
             await store.claim(1, "a", former=None, ceiling_ms=0)
-        with pytest.raises(RecordsDamaged, match="no such table: history_recent"):
+        with pytest.raises(RecordsDamaged, match="no such table: row_marks"):
             await store.write([], [record(1)])
-        with pytest.raises(RecordsDamaged, match="no such table: history_recent"):
+        with pytest.raises(RecordsDamaged, match="no such table: history"):
             await store.history(1, limit=1)
-    with pytest.raises(RecordsDamaged, match="no such table: history_recent"):
+    with pytest.raises(RecordsDamaged, match="no such table: row_marks"):
         async with open_sqlite_records(path):
             pass
 
@@ -319,14 +329,12 @@ async def test_a_history_over_both_its_parts_is_one(path: Path) -> None:
     rows = [record(number, created_at=number % 100) for number in range(most + 500)]
     async with open_sqlite_records(path) as store:
         await store.write([], rows[:most])
-        await store.write([], rows[most - 200 :])  # 200 of them again: in both parts of the history
+        await store.write([], rows[most - 200 :])  # 200 of them again: they are in the history already
         expected = sorted(rows, key=lambda row: (row.created_at, row.req_id.int), reverse=True)
         assert (await store.history(1, limit=10_000)).records == expected
     with closing(sqlite3.connect(path)) as connection:
-        counts = connection.execute(
-            "SELECT (SELECT count(*) FROM history), (SELECT count(*) FROM history_recent)"
-        ).fetchone()
-    assert counts == (most, 700)
+        assert connection.execute("SELECT count(*) FROM history").fetchone() == (most,)
+        assert connection.execute("SELECT history FROM row_marks").fetchone() == (most,)
 
 
 async def test_a_page_of_a_long_history_reads_little_of_it(path: Path) -> None:
@@ -334,12 +342,13 @@ async def test_a_page_of_a_long_history_reads_little_of_it(path: Path) -> None:
     async with open_sqlite_records(path) as store:
         plan = store._writer.execute(
             "EXPLAIN QUERY PLAN " + sqlite_rows.SELECT_HISTORY,
-            {"user_id": 1, "created_at": 5, "req_id": b"", "limit": 5},
+            {"user_id": 1, "created_at": 5, "req_id": b"", "newest": "[]", "limit": 5},
         ).fetchall()
     steps = "\n".join(row[3] for row in plan)
-    assert steps.count("USING PRIMARY KEY (user_id=? AND (created_at,req_id)<(?,?))") == 2
-    assert "SCAN h" in steps
-    assert "TEMP B-TREE FOR ORDER BY" not in steps.split("SCAN h")[0]
+    assert steps.count("USING PRIMARY KEY (user_id=? AND (created_at,req_id)<(?,?))") == 1
+    of_history, of_newest = steps.split("SCAN h")[0].split("RIGHT")
+    assert "TEMP B-TREE FOR ORDER BY" not in of_history
+    assert "INTEGER PRIMARY KEY (rowid=?)" in of_newest
 
 
 @given(rows=st.integers(0, 5_000))
