@@ -30,6 +30,8 @@ COMPARED: Final[tuple[str, ...]] = (
     "first_transfer_s",
     "settled_s",
     "growth_ratio",
+    "each_kib",
+    "idle_percent",
 )
 """Figures that a comparison shows; thresholds know the others, too."""
 
@@ -38,7 +40,7 @@ UNLIKE: Final = ("cores", "cpu", "memory_mib", "system")
 
 
 _RATE: Final = re.compile(r", [\d,.]+/s\b")
-_NUMBER: Final = re.compile(r"[\d,.]+")
+_NUMBER: Final = re.compile(r"\d[\d,.]*\d|\d")
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -153,8 +155,17 @@ def _ratios(old: Result, before: Report, new: Result, after: Report) -> Iterator
     floors = _numbered(after)
     for place, floor in _numbered(before).items():
         if place in floors:
-            name = floor.name if floor.name == floors[place].name else f"{floor.name} → {floors[place].name}"
-            yield Change(f"of {name}", floor_ratio(old, floor), floor_ratio(new, floors[place]))
+            yield Change(
+                f"of {_both_names(floor, floors[place])}", floor_ratio(old, floor), floor_ratio(new, floors[place])
+            )
+
+
+def _both_names(old: Floor, new: Floor) -> str:
+    """Return the name of a floor in two reports, with both numbers where these differ."""
+    others = iter(_NUMBER.findall(new.name))
+    pairs = ((number, next(others)) for number in _NUMBER.findall(old.name))
+    both = iter([number if number == other else f"{number} → {other}" for number, other in pairs])
+    return _NUMBER.sub(lambda _: next(both), old.name)
 
 
 def _numbered(report: Report) -> dict[tuple[str, int], Floor]:

@@ -85,6 +85,8 @@ class _Lines:
         self._now(f"{self._name}: {at}  {figures}" if self._live is not None else f"  {at:>12}  {figures}")
 
     def result(self, result: Result) -> None:
+        if self._live is not None:
+            self._live.update(Text(""))
         latencies = result.latencies
         self._line(
             f"{result.name}: {whole(result.achieved)}/s  P50 {milliseconds(latencies.p50_ms)}  "

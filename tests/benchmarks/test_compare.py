@@ -115,7 +115,7 @@ def test_a_floor_is_the_same_one_whatever_the_size_of_its_groups() -> None:
     )
     (pair,) = compare(before, after).pairs
     names = [change.name for change in pair.changes if change.name.startswith("of ")]
-    assert names == ["of ledger, groups of 8,188", "of ledger, groups of 22 → ledger, groups of 1,000"]
+    assert names == ["of ledger, groups of 8,188", "of ledger, groups of 22 → 1,000"]
 
 
 def test_two_runs_of_one_name_are_matched_in_order() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.benchmark_reports import FLOORS, faulty, growth, recovery, report, result, sweep
+from support.benchmark_reports import FLOORS, faulty, growth, idle, recovery, report, result, sweep
 from transfer_engine.benchmarks.thresholds import (
     CHANGE,
     OPERATORS,
@@ -116,10 +116,16 @@ def test_what_nobody_measured_is_crossed() -> None:
 
 def test_sweeps_recoveries_and_growths_have_figures() -> None:
     measured = msgspec.structs.replace(
-        report(), results=(), sweeps=(sweep(),), recoveries=(recovery(),), growths=(growth(),)
+        report(),
+        results=(),
+        sweeps=(sweep(),),
+        recoveries=(recovery(),),
+        growths=(growth(),),
+        idle_websockets=(idle(),),
     )
     assert crossed(measured, [parse_threshold("knee<5000")]) == ["knee<5000: 4,000 in the sweep over rate"]
     assert crossed(measured, [parse_threshold("knee{users}<5000")]) == ["knee{users}<5000: no run measured it"]
     assert len(crossed(measured, [parse_threshold("p50_ms>100")])) == 2
     assert crossed(measured, [parse_threshold("settled_s>60")]) == []
     assert crossed(measured, [parse_threshold("growth_ratio>1.05")]) == ["growth_ratio>1.05: 1.08 in embedded + sqlite"]
+    assert crossed(measured, [parse_threshold("each_kib>=30.7")]) == ["each_kib>=30.7: 30.72 in 5,000 idle websockets"]

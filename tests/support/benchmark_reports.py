@@ -13,6 +13,7 @@ from transfer_engine.benchmarks.result import (
     Flushes,
     Growth,
     GrowthStep,
+    IdleWebsockets,
     Machine,
     Marked,
     Percentiles,
@@ -209,6 +210,19 @@ def growth() -> Growth:
     return Growth(name="embedded + sqlite", steps=steps, books=Books(how="every account"))
 
 
+def idle() -> IdleWebsockets:
+    """Return five thousand websockets that do nothing."""
+    return IdleWebsockets(
+        name="5,000 idle websockets",
+        connections=5_000,
+        is_subscribed=False,
+        before_mib=90.0,
+        after_mib=240.0,
+        cpu_share=0.031,
+        books=Books(how="every account"),
+    )
+
+
 def whole_report() -> Report:
     """Return a report that has one of everything."""
     return msgspec.structs.replace(
@@ -217,5 +231,6 @@ def whole_report() -> Report:
         baselines=(result("FastAPI + TigerBeetle, unbatched", p50_ms=30.0, achieved=4_500.0),),
         recoveries=(recovery(),),
         growths=(growth(),),
+        idle_websockets=(idle(),),
         notes=("wrk sent the load",),
     )
