@@ -77,13 +77,13 @@ async def measure_recovery(
         settings = ground.settings.model_copy(update={"data_dir": folder / "data"})
         leave = Leave(settings=settings.model_dump_json(), transfers=transfers, users=users, moved=moved)
         progress.step(f"leaving {transfers:,} transfers unfinished")
-        await _leave_and_be_killed(leave, folder)
+        await leave_and_kill(leave, folder)
         left = await look_at_left(settings)
         progress.step(f"restarting with {len(left.unfinished):,} unfinished transfers, {left.moved:,} of which moved")
         watch = _Watch(folder, ground, left, leave.bystander)
         await watch.run()
         progress.step("looking at the books")
-        books = await _books(settings, left, watch.figures)
+        books = await books_after(settings, left, watch.figures)
     return watch.recovery(name=sources.backends.name, books=books)
 
 
@@ -105,7 +105,7 @@ async def _posted(ledger: Ledger, req_ids: list[int]) -> int:
     return found
 
 
-async def _leave_and_be_killed(leave: Leave, folder: Path) -> None:
+async def leave_and_kill(leave: Leave, folder: Path) -> None:
     """Run the engine that leaves them, until it says so; then kill it."""
     path, log = folder / "leave.json", folder / "leave.log"
     path.write_bytes(msgspec.json.encode(leave))
@@ -129,7 +129,7 @@ async def _leave_and_be_killed(leave: Leave, folder: Path) -> None:
         raise RuntimeError(f"no transfers could be left unfinished: {log_tail(log)}")
 
 
-async def _books(settings: Settings, left: Left, figures: Mapping[str, Any]) -> Books:
+async def books_after(settings: Settings, left: Left, figures: Mapping[str, Any]) -> Books:
     """Audit the stopped server's books, and look for each transfer that was unfinished."""
     findings = []
     if figures.get("recovered") != len(left.unfinished):
