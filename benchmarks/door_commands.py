@@ -1,7 +1,7 @@
 """`transfer-engine bench http` and `bench websocket`: transfers through a door, of our own server or a running one."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
@@ -10,12 +10,11 @@ import click
 import msgspec
 
 from transfer_engine.benchmarks.door_floors import http_floor, websocket_floor
-from transfer_engine.benchmarks.faults import KINDS, parse_fault
+from transfer_engine.benchmarks.faults import check_faults, fault_option
 from transfer_engine.benchmarks.http_wire import parse_url
 from transfer_engine.benchmarks.options import load_options, source_options
 from transfer_engine.benchmarks.output import Output, output_options
 from transfer_engine.benchmarks.plan import (
-    Backends,
     Closed,
     Door,
     Fault,
@@ -41,13 +40,6 @@ _OWN: Final = ""
 _FLOOR_S: Final = 3.0
 
 
-def _faults(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[Fault, ...]:
-    try:
-        return tuple(parse_fault(value) for value in values)
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx=context, param=parameter) from None
-
-
 _DOOR: Final = (
     click.option("--door", type=click.Choice(get_args(Door)), default="express", show_default=True),
     click.option(
@@ -70,14 +62,7 @@ _DOOR: Final = (
     click.option(
         "--url", help="Load a server that runs already, at this address of the door; users are the run's own."
     ),
-    click.option(
-        "--fault",
-        "faults",
-        multiple=True,
-        callback=_faults,
-        metavar="WHAT@AT[:FOR]",
-        help=f"As in kill-server@5s or pause-ledger@5s:2s; once for each. WHAT: {', '.join(KINDS)}.",
-    ),
+    fault_option,
     click.option(
         "--floors/--no-floors", "has_floors", default=True, help="Also load the door's floor, without an engine."
     ),
@@ -122,7 +107,7 @@ def door_options(command: Callable[..., _R]) -> Callable[..., _R]:
         if url is not None:
             _check_url(url, limits=limits, access_log=access_log, faults=faults)
         else:
-            _check_faults(faults, sources.backends)
+            check_faults(faults, sources.backends, has_server=True)
         target = Target(
             door=door,
             batch=batch,
@@ -249,14 +234,3 @@ def _check_url(url: str, *, limits: bool, access_log: bool, faults: tuple[Fault,
     for is_given, option in ((limits, "--limits"), (access_log, "--access-log"), (faults, "--fault")):
         if is_given:
             raise click.UsageError(f"{option} is for a server of the run's own, not for one at a --url")
-
-
-def _check_faults(faults: tuple[Fault, ...], backends: Backends) -> None:
-    for fault in faults:
-        what, _, whom = fault.what.partition("-")
-        if whom == "server":
-            continue
-        if what == "kill":
-            raise click.UsageError(f"--fault {fault.what}: only the server is started again; use pause-{whom}")
-        if backends.ledger == "embedded" if whom == "ledger" else backends.records == "sqlite":
-            raise click.UsageError(f"--fault {fault.what}: the {whom} is in the server's process; name --{whom}")

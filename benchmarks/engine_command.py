@@ -3,10 +3,11 @@
 import click
 import msgspec
 
+from transfer_engine.benchmarks.faults import check_faults, fault_option
 from transfer_engine.benchmarks.floors import GROUP, Sizes, engine_floors
 from transfer_engine.benchmarks.options import load_options, source_options
 from transfer_engine.benchmarks.output import Output, output_options
-from transfer_engine.benchmarks.plan import Closed, Length, Open, Plan, Target, Traffic
+from transfer_engine.benchmarks.plan import Closed, Fault, Length, Open, Plan, Target, Traffic
 from transfer_engine.benchmarks.progress import Progress
 from transfer_engine.benchmarks.reporting import report_on
 from transfer_engine.benchmarks.result import Floor, Report, Result
@@ -16,6 +17,7 @@ from transfer_engine.benchmarks.sources import Sources, open_ground
 
 @click.command()
 @click.option("--batch", type=click.IntRange(1, 2_000), default=1, show_default=True, help="Transfers in one call.")
+@fault_option
 @load_options
 @source_options
 @click.option("--floors/--no-floors", "has_floors", default=True, help="Also measure the backends without an engine.")
@@ -23,6 +25,7 @@ from transfer_engine.benchmarks.sources import Sources, open_ground
 @output_options
 def engine(
     batch: int,
+    faults: tuple[Fault, ...],
     traffic: Traffic,
     loop: Closed | Open,
     length: Length,
@@ -33,7 +36,8 @@ def engine(
 ) -> None:
     """Load the engine in process, as a program that embeds it does."""
     target = Target(kind="engine", batch=batch, backends=sources.backends)
-    plan = Plan(target=target, traffic=traffic, loop=loop, length=length)
+    check_faults(faults, sources.backends, has_server=False)
+    plan = Plan(target=target, traffic=traffic, loop=loop, length=length, faults=faults)
 
     async def work(progress: Progress, report: Report) -> Report:
         async with open_bench(target, traffic, sources, progress) as bench:

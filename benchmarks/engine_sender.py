@@ -9,10 +9,11 @@ import trio
 
 from transfer_engine.benchmarks.asking import until_answered
 from transfer_engine.benchmarks.books import Tally, are_empty, cores_wrong
+from transfer_engine.benchmarks.faults import strike, victims_of
 from transfer_engine.benchmarks.plan import ASSET_ID, FUNDS, SLOW_CORE, Fault, Target, Traffic
 from transfer_engine.benchmarks.result import Books
 from transfer_engine.benchmarks.sending import COMMITTED, FAILED, FAULT, PENDING, REFUSED, REPLAYED, Order
-from transfer_engine.benchmarks.sources import Sources, open_ground
+from transfer_engine.benchmarks.sources import Ground, Sources, open_ground
 from transfer_engine.benchmarks.subject import Counters, counters_of
 from transfer_engine.engine import Engine, Refused, Settings, TransferOrder, TransferOutcome, TransferStatus
 from transfer_engine.engine.assembly import engine_on
@@ -92,11 +93,12 @@ class EngineSubject:
         *,
         traffic: Traffic,
         batch: int,
-        servers: tuple[int, ...],
+        ground: Ground,
         tally: Tally | None,
     ) -> None:
         self.engine = engine
-        self.servers = servers
+        self.servers = ground.servers
+        self._victims = victims_of(ground, None)
         self._ledger = ledger
         self._registry = registry
         self._traffic = traffic
@@ -126,8 +128,8 @@ class EngineSubject:
         return counters_of(msgspec.to_builtins(self.engine.statistics()))
 
     async def make(self, fault: Fault) -> None:
-        """Raise RuntimeError: what runs in this process can't be ended without the load."""
-        raise RuntimeError(f"{fault.what}: faults are for doors, whose server is a process of its own")
+        """Do this to a server behind the engine; the engine itself can't be ended without the load."""
+        await strike(fault, self._victims)
 
     async def books(self) -> Books:
         """Let everything end, and look whether the books hold: all of them, where all of them are the run's own."""
@@ -168,7 +170,7 @@ async def open_engine_subject(target: Target, traffic: Traffic, sources: Sources
                     registry,
                     traffic=traffic,
                     batch=target.batch,
-                    servers=ground.servers,
+                    ground=ground,
                     tally=tally,
                 )
 

@@ -3,14 +3,16 @@
 import os
 import re
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol, get_args
 
+import click
 import msgspec
 import trio
 
 from transfer_engine.benchmarks.listening import ledger_pid, records_pid
-from transfer_engine.benchmarks.plan import Fault
+from transfer_engine.benchmarks.plan import Backends, Fault
 from transfer_engine.benchmarks.sources import Ground
 
 KINDS: Final[tuple[str, ...]] = get_args(Fault.__annotations__["what"])
@@ -28,6 +30,41 @@ def parse_fault(text: str) -> Fault:
         raise ValueError(f"{text!r} is no fault: say pause-ledger@5s:2s, with one of {', '.join(KINDS)}")
     what: Any = found[1]
     return Fault(at_s=float(found[2]), what=what, **({"for_s": float(found[3])} if found[3] else {}))
+
+
+def _read(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[Fault, ...]:
+    try:
+        return tuple(parse_fault(value) for value in values)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx=context, param=parameter) from None
+
+
+fault_option: Final = click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    callback=_read,
+    metavar="WHAT@AT[:FOR]",
+    help=f"As in kill-server@5s or pause-ledger@5s:2s; once for each. WHAT: {', '.join(KINDS)}.",
+)
+
+
+def check_faults(faults: Sequence[Fault], backends: Backends, *, has_server: bool) -> None:
+    """Refuse what can't be done to such a target, before anything runs.
+
+    Raises:
+        click.UsageError: the message says why not.
+    """
+    for fault in faults:
+        what, _, whom = fault.what.partition("-")
+        is_within = backends.ledger == "embedded" if whom == "ledger" else backends.records == "sqlite"
+        if whom == "server":
+            if not has_server:
+                raise click.UsageError(f"--fault {fault.what}: the engine is in this process; bench http has a server")
+        elif what == "kill":
+            raise click.UsageError(f"--fault {fault.what}: only the server is started again; use pause-{whom}")
+        elif is_within:
+            raise click.UsageError(f"--fault {fault.what}: the {whom} is in the engine's process; name --{whom}")
 
 
 class Server(Protocol):

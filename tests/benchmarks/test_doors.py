@@ -147,7 +147,7 @@ def test_nobody_is_at_the_url() -> None:
         (("http", "--url", "http://a", "--token"), "--token-file"),
         (("http", "--token", "a.b.c"), "for --url"),
         (("http", "--fault", "kill-ledger@1s", "--ledger", "tigerbeetle"), "pause-ledger"),
-        (("http", "--fault", "pause-ledger@1s"), "in the server's process"),
+        (("http", "--fault", "pause-ledger@1s"), "in the engine's process"),
         (("websocket", "--fault", "kill@1s"), "is no fault"),
         (("http", "--generator", "wrk", "--replays", "0.1"), "--generator wrk"),
         (("http", "--generator", "wrk", "--rate", "100"), "closed loops"),
