@@ -30,29 +30,31 @@ _WEBSOCKET_IN_FLIGHT: Final = 1_024
 
 @click.command()
 @click.option("--seconds", type=click.FloatRange(0.1, 60), default=_USUAL_S, show_default=True, help="Of each load.")
+@click.option("--users", type=click.IntRange(1, 100_000), default=1_000, show_default=True)
 @output_options
-def overview(seconds: float, output: Output) -> None:
+def overview(seconds: float, users: int, output: Output) -> None:
     """Look at everything in under a minute, on the embedded backends; what `bench` does by itself."""
 
     async def work(progress: Progress, report: Report) -> Report:
-        return await look_around(seconds, progress, report)
+        return await look_around(seconds, Traffic(users=users), progress, report)
 
     report_on(work, output)
 
 
-async def look_around(seconds: float, progress: Progress, report: Report) -> Report:
+async def look_around(seconds: float, traffic: Traffic, progress: Progress, report: Report) -> Report:
     """Measure the engine in process, both kinds of doors, and their floors; return the report with all of it."""
     sources = Sources()
     length = Length(seconds=seconds, warm_up_s=seconds * _WARM_UP_SHARE)
-    async with open_bench(Target(), Traffic(), sources, progress) as bench:
-        in_process, notes = await _in_process(bench, length)
+    async with open_bench(Target(), traffic, sources, progress) as bench:
+        in_process, notes = await _in_process(bench, traffic, length)
         books = await bench.books()
     results = [_with_books(result, books, progress) for result in in_process]
-    single = Plan(target=Target(kind="http", door="express"), loop=Closed(in_flight=32), length=length)
+    single = Plan(target=Target(kind="http", door="express"), traffic=traffic, loop=Closed(in_flight=32), length=length)
     if why_not_wrk(single) is None:
         single = msgspec.structs.replace(single, target=msgspec.structs.replace(single.target, generator="wrk"))
     pipelined = Plan(
         target=Target(kind="websocket", door="express", connections=16),
+        traffic=traffic,
         loop=Closed(in_flight=_WEBSOCKET_IN_FLIGHT),
         length=length,
     )
@@ -65,17 +67,19 @@ async def look_around(seconds: float, progress: Progress, report: Report) -> Rep
     return msgspec.structs.replace(report, results=tuple(results), floors=floors, notes=(*report.notes, *notes))
 
 
-async def _in_process(bench: Bench, length: Length) -> tuple[list[Result], tuple[str, ...]]:
+async def _in_process(bench: Bench, traffic: Traffic, length: Length) -> tuple[list[Result], tuple[str, ...]]:
     """Run the loads of the engine in process: many users, one hot user, and an open loop at half the rate."""
-    many = Plan(length=length)
+    many = Plan(traffic=traffic, length=length)
     notes: tuple[str, ...] = ()
     try:
         measured = await bench.measure(many, is_profiled=True)
     except NoProfile as reason:
         measured, notes = await bench.measure(many), (str(reason),)
-    hot = await bench.measure(Plan(traffic=Traffic(pick="hot"), loop=Closed(in_flight=1_000), length=length))
-    half = await bench.measure(Plan(loop=Open(rate=max(measured.achieved / 2, 1.0)), length=length))
-    return [measured, hot, half], notes
+    one = msgspec.structs.replace(traffic, pick="hot")
+    hot = await bench.measure(Plan(traffic=one, loop=Closed(in_flight=1_000), length=length))
+    half = Open(rate=max(measured.achieved / 2, 1.0))
+    opened = await bench.measure(Plan(traffic=traffic, loop=half, length=length))
+    return [measured, hot, opened], notes
 
 
 def _with_books(result: Result, books: Books, progress: Progress) -> Result:

@@ -92,6 +92,14 @@ async def test_its_warm_up_counts_for_nothing(clock: trio.testing.MockClock) -> 
     assert recording.percentiles().max_ms == pytest.approx(10, rel=0.01)
 
 
+async def test_it_lasts_until_something_is_answered(clock: trio.testing.MockClock) -> None:
+    recording, _ = await load(Target(lambda _: 1.5), Closed(in_flight=10), length=Length(seconds=0.5, warm_up_s=0))
+    assert recording.achieved == 10
+    assert recording.ended is not None
+    assert recording.began is not None
+    assert recording.ended - recording.began == pytest.approx(1.5, abs=0.01)
+
+
 async def test_it_sends_so_many_in_batches_and_no_more(clock: trio.testing.MockClock) -> None:
     target = Target(lambda _: 0.1)
     length = Length(transfers=50, warm_up_s=0)
