@@ -19,7 +19,7 @@ REPLAYED: Final = "replayed"
 REFUSED: Final = "refused: "
 """What comes before a refusal's code (``refused: insufficient_funds``)."""
 FAULT: Final = "fault: "
-"""What comes before a fault's name: no answer, a cut connection, a status that is no outcome. The outcome is unknown."""
+"""What comes before a fault's name: no answer, a cut connection, a status that is no outcome. It stays unknown."""
 
 
 class Order(msgspec.Struct, frozen=True, gc=False):
