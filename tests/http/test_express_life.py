@@ -114,7 +114,7 @@ async def test_a_websocket_is_handed_over_with_its_socket_and_told_of_the_stop()
 async def test_without_anybody_to_take_websockets_they_are_requests_and_the_last() -> None:
     async with opened(new_door()) as rig, await rig.connect() as stream:
         await stream.send_all(HANDSHAKE)
-        assert await answered(stream) == b"HTTP/1.1 404 Not Found"
+        assert await answered(stream) == b"HTTP/1.1 426 Upgrade Required"
         assert await stream.receive_some() == b""
 
 
