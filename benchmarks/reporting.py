@@ -1,7 +1,9 @@
 """From a command to its report: the machine is described, the work is done and watched, what it measured is told."""
 
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 
 import click
@@ -11,6 +13,7 @@ from transfer_engine.benchmarks.machine import this_machine
 from transfer_engine.benchmarks.output import Output, finish
 from transfer_engine.benchmarks.progress import Progress
 from transfer_engine.benchmarks.result import Report
+from transfer_engine.benchmarks.side_tasks import side_tasks
 from transfer_engine.benchmarks.sources import UNUSABLE
 from transfer_engine.engine import tune_garbage_collection
 
@@ -33,10 +36,29 @@ def report_on(work: Work, output: Output) -> None:
     tune_garbage_collection()
     try:
         with output.progress() as progress:
-            report = trio.run(work, progress, report)
+            report = trio.run(_unless_terminated, work, progress, report)
     except UNUSABLE as error:
         raise click.ClickException(str(error)) from None
     finish(report, output)
+
+
+async def _unless_terminated(work: Work, progress: Progress, report: Report) -> Report:
+    """Do the work; SIGTERM cancels it, so that whatever it started is ended, too.
+
+    Raises:
+        click.ClickException: it was cancelled so.
+    """
+    with trio.CancelScope() as scope:
+
+        async def watch() -> None:
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                async for _ in signals:
+                    scope.cancel()
+
+        is_main = threading.current_thread() is threading.main_thread()  # others get no signals
+        async with side_tasks(*((watch,) if is_main else ())):
+            return await work(progress, report)
+    raise click.ClickException("terminated")
 
 
 def command_line() -> str:
