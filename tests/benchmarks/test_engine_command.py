@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from support.tigerbeetle_server import find_binary
 from transfer_engine.benchmarks.command_line import bench
 
 SMALL = ("--users", "5", "--in-flight", "10", "--warm-up", "0.05", "--no-floors")
@@ -96,6 +97,14 @@ def test_combinations_that_mean_nothing(arguments: list[str], option: str) -> No
     result = run(*arguments)
     assert result.exit_code == 2, result.output
     assert option in result.output.splitlines()[-1]
+
+
+def test_a_tigerbeetle_of_its_own(tmp_path: Path) -> None:
+    if find_binary() is None:
+        pytest.skip("NOT TESTED against a real TigerBeetle: put `tigerbeetle` on PATH or set TIGERBEETLE_BINARY")
+    found = measured(tmp_path, "--ledger", "tigerbeetle", "--transfers", "50")
+    assert found["outcomes"] == {"committed": 50}
+    assert found["plan"]["target"]["backends"]["ledger"] == "tigerbeetle"
 
 
 def test_a_wrong_setting_is_named() -> None:
