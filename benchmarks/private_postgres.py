@@ -46,7 +46,7 @@ def private_postgres(programs: Path) -> Iterator[str]:
             user = _user()
             os.chown(folder, user, -1)
         data, port, log = folder / "data", free_port(), folder / "log"
-        making = [str(programs / "initdb"), "--auth=trust", f"--username={_USER}", f"--pgdata={data}"]
+        making = [str(programs / "initdb"), "--auth=trust", "--no-sync", f"--username={_USER}", f"--pgdata={data}"]
         made = subprocess.run(making, user=user, cwd=folder, check=False, capture_output=True, text=True)
         if made.returncode:
             raise RuntimeError(f"initdb failed: {made.stderr[-1_000:]}")

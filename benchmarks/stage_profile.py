@@ -2,8 +2,8 @@
 
 py-spy reads the process's memory without stopping it, so the process is not slowed down; py-spy itself takes a few
 percent of a core. It has to be allowed to: as root, or as the same user where the system lets one (Linux with
-``kernel.yama.ptrace_scope=0``). A process that profiles itself gives py-spy that right. Nothing here is ever imported
-by, or runs in, a process that is not profiled.
+``kernel.yama.ptrace_scope=0``). A process that profiles itself gives py-spy that right. Without a
+profile none of this runs, in any process.
 """
 
 import contextlib
