@@ -20,6 +20,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from support.cassandra_options import COMMIT_LOGS, CONFIGURATION, EXPORTED, LOGGING, OPENED, CommitLogSync
+
 VERSION: Final = "5.0.5"
 FETCH_DEADLINE_S = 100
 """A test may take 180 s, and the server has yet to start; what was fetched by then, Maven keeps for the next time."""
@@ -35,82 +37,6 @@ _PROJECT: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   </dependency></dependencies>
 </project>
 """
-
-# A write is answered when it is synced, so that it outlives kill -9: of a log that is synced from time to time what was
-# written since its last marker (each 100 ms) can't be read back, although the kernel has it.
-_CONFIGURATION: Final = """cluster_name: tests
-num_tokens: 1
-partitioner: org.apache.cassandra.dht.Murmur3Partitioner
-endpoint_snitch: SimpleSnitch
-seed_provider:
-  - class_name: org.apache.cassandra.locator.SimpleSeedProvider
-    parameters: [{{seeds: "127.0.0.1:{storage_port}"}}]
-listen_address: 127.0.0.1
-storage_port: {storage_port}
-start_native_transport: true
-rpc_address: 127.0.0.1
-native_transport_port: {port}
-authenticator: {authenticator}
-auto_bootstrap: false
-auto_snapshot: false
-commitlog_sync: batch
-commitlog_disk_access_mode: mmap
-commitlog_segment_size: 32MiB
-commitlog_total_space: 512MiB
-concurrent_writes: 32
-read_request_timeout: 20s
-range_request_timeout: 20s
-write_request_timeout: 20s
-cas_contention_timeout: 20s
-truncate_request_timeout: 60s
-file_cache_size: 32MiB
-hinted_handoff_enabled: false
-data_file_directories: [{folder}/data]
-commitlog_directory: {folder}/commitlog
-saved_caches_directory: {folder}/saved_caches
-hints_directory: {folder}/hints
-cdc_raw_directory: {folder}/cdc_raw
-"""
-
-_LOGGING: Final = """<configuration>
-  <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
-    <encoder><pattern>%level %date{ISO8601} %logger{0} %msg%n</pattern></encoder>
-  </appender>
-  <root level="WARN"><appender-ref ref="OUT"/></root>
-</configuration>
-"""
-
-_EXPORTED: Final = (
-    "java.base/jdk.internal.misc",
-    "java.base/jdk.internal.ref",
-    "java.base/sun.nio.ch",
-    "java.base/java.lang.ref",
-    "java.management.rmi/com.sun.jmx.remote.internal.rmi",
-    "java.rmi/sun.rmi.registry",
-    "java.rmi/sun.rmi.server",
-    "java.sql/java.sql",
-    "jdk.unsupported/sun.misc",
-)
-_OPENED: Final = (
-    "java.base/java.io",
-    "java.base/java.lang",
-    "java.base/java.lang.module",
-    "java.base/java.lang.reflect",
-    "java.base/java.math",
-    "java.base/java.net",
-    "java.base/java.nio",
-    "java.base/java.util",
-    "java.base/java.util.concurrent",
-    "java.base/java.util.concurrent.atomic",
-    "java.base/jdk.internal.loader",
-    "java.base/jdk.internal.math",
-    "java.base/jdk.internal.module",
-    "java.base/jdk.internal.ref",
-    "java.base/jdk.internal.reflect",
-    "java.base/jdk.internal.util.jar",
-    "java.base/sun.nio.ch",
-    "jdk.management/com.sun.management.internal",
-)
 
 
 class CassandraMissing(Exception):
@@ -167,7 +93,14 @@ def _fetch(folder: Path) -> None:
 class CassandraServer:
     """One node and its folder, which outlives its process. Its methods are synchronous; in a trio test use a thread."""
 
-    def __init__(self, jars: Path, folder: Path, *, authenticator: str = "AllowAllAuthenticator") -> None:
+    def __init__(
+        self,
+        jars: Path,
+        folder: Path,
+        *,
+        authenticator: str = "AllowAllAuthenticator",
+        commitlog_sync: CommitLogSync = "batch",
+    ) -> None:
         self._jars = jars
         self._folder = folder
         self._port, storage_port, jmx_port = _free_ports(3)
@@ -180,11 +113,15 @@ class CassandraServer:
         self.log = folder / "server.log"
         self.log.write_bytes(b"")
         (folder / "cassandra.yaml").write_text(
-            _CONFIGURATION.format(
-                port=self._port, storage_port=storage_port, folder=folder, authenticator=authenticator
+            CONFIGURATION.format(
+                port=self._port,
+                storage_port=storage_port,
+                folder=folder,
+                authenticator=authenticator,
+                commitlog_sync=COMMIT_LOGS[commitlog_sync],
             )
         )
-        (folder / "logback.xml").write_text(_LOGGING)
+        (folder / "logback.xml").write_text(LOGGING)
 
     def __repr__(self) -> str:
         state = "paused" if self._paused else "running" if self.running else "down"
@@ -210,6 +147,7 @@ class CassandraServer:
         command = self._java(
             "-Xms512m",
             "-Xmx768m",
+            "-Xmn64m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=4",
             "-Djdk.attach.allowAttachSelf=true",
@@ -321,8 +259,8 @@ class CassandraServer:
         return [
             "java",
             *options,
-            *(f"--add-exports={package}=ALL-UNNAMED" for package in _EXPORTED),
-            *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED),
+            *(f"--add-exports={package}=ALL-UNNAMED" for package in EXPORTED),
+            *(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED),
             "-cp",
             f"{self._folder}:{self._jars}/*",
         ]
@@ -335,13 +273,17 @@ class CassandraServer:
 
 @contextmanager
 def running_cassandra(
-    jars: Path, folder: Path, *, authenticator: str = "AllowAllAuthenticator"
+    jars: Path,
+    folder: Path,
+    *,
+    authenticator: str = "AllowAllAuthenticator",
+    commitlog_sync: CommitLogSync = "batch",
 ) -> Iterator[CassandraServer]:
     """Run one empty node, which takes connections when this yields; end it, paused or not.
 
     What fails inside carries the end of its log. The log stays in the folder; the data does not.
     """
-    server = CassandraServer(jars, folder, authenticator=authenticator)
+    server = CassandraServer(jars, folder, authenticator=authenticator, commitlog_sync=commitlog_sync)
     try:
         server.start()
         server.wait_until_ready()
