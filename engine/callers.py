@@ -62,21 +62,17 @@ class Callers:
     def __repr__(self) -> str:
         return f"<Callers {len(self._nursery.child_tasks) if self._nursery is not None else 0} not admitted yet>"
 
-    def guarded(self, on_answer: OnAnswer) -> OnAnswer:
-        """Return ``on_answer`` so that its failure is an alert, and nobody else's: it is called from within others."""
-
-        def call(answer: Answer | Exception) -> None:
-            try:
-                on_answer(answer)
-            except Exception as error:  # noqa: BLE001  whatever it is, the actor that calls must live
-                self._alerts.critical("caller_failed", error=repr(error), exc_info=error)
-
-        return call
+    def tell(self, on_answer: OnAnswer, answer: Answer | Exception) -> None:
+        """Call a caller back. His failure is an alert, and nobody else's: he is called from within others' work."""
+        try:
+            on_answer(answer)
+        except Exception as error:  # noqa: BLE001  whatever it is, the actor that calls must live
+            self._alerts.critical("caller_failed", error=repr(error), exc_info=error)
 
     def start(self, admit: Callable[[], Awaitable[None]], on_answer: OnAnswer) -> None:
         """Run ``admit`` in a task; what it raises is the answer. If it is cancelled nothing was taken, and so told."""
         if self._nursery is None:
-            on_answer(_ended())
+            self.tell(on_answer, _ended())
         else:
             self._nursery.start_soon(self._run, admit, on_answer)
 
@@ -107,10 +103,10 @@ class Callers:
         try:
             await admit()
         except trio.Cancelled:
-            on_answer(_ended())
+            self.tell(on_answer, _ended())
             raise
         except Exception as error:  # noqa: BLE001  a refusal or a fault: the caller's to tell apart
-            on_answer(error)
+            self.tell(on_answer, error)
 
 
 def _ended() -> Overloaded:

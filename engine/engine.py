@@ -122,16 +122,14 @@ class Engine:
         that :meth:`transfer` would raise, or a fault; it may be called before this method returns.
         """
         callers = self._parts.callers
-        on_answer = callers.guarded(on_answer)
-        admit = partial(self._admit, order)
         try:
-            transfer, is_joined = admit()
+            transfer, is_joined = self._admit(order)
         except Refused as refused:
-            on_answer(refused)
+            callers.tell(on_answer, refused)
         except Undecided as undecided:
-            callers.start(partial(self._submit_in_turn, undecided, admit, on_answer), on_answer)
+            callers.start(partial(self._submit_in_turn, undecided, order, on_answer), on_answer)
         except Exception as fault:  # noqa: BLE001  told like any other: those that come with it have their own answers
-            on_answer(fault)
+            callers.tell(on_answer, fault)
         else:
             self._listen(transfer, on_answer, is_joined=is_joined)
 
@@ -168,11 +166,11 @@ class Engine:
         )
 
     def _listen(self, transfer: OpenTransfer, on_answer: OnAnswer, *, is_joined: bool) -> None:
-        self._parts.deadlines.listen(transfer, lambda: on_answer(self._answer(transfer, is_joined=is_joined)))
+        tell = self._parts.callers.tell
+        self._parts.deadlines.listen(transfer, lambda: tell(on_answer, self._answer(transfer, is_joined=is_joined)))
 
-    async def _submit_in_turn(
-        self, undecided: Undecided, admit: Callable[[], tuple[OpenTransfer, bool]], on_answer: OnAnswer
-    ) -> None:
+    async def _submit_in_turn(self, undecided: Undecided, order: TransferOrder, on_answer: OnAnswer) -> None:
+        admit = partial(self._admit, order)
         transfer, is_joined, _ = await decide(undecided, admit, self._parts.deadlines, None)
         self._listen(transfer, on_answer, is_joined=is_joined)
 

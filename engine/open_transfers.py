@@ -233,8 +233,12 @@ class OpenTransfer:
 
     def release(self) -> None:
         """Let those that wait go on: answered, or with no answer to come soon."""
-        for waiter in tuple(self._waiters):
-            waiter.wake()
+        waiters = self._waiters
+        if len(waiters) == 1:
+            waiters[0].wake()
+        elif waiters:
+            for waiter in tuple(waiters):
+                waiter.wake()
 
     def new_listener(self, on_wake: Callable[[], None]) -> "Listener":
         """Have ``on_wake`` called, once and synchronously, when the transfer is answered or released."""
@@ -348,13 +352,18 @@ class OpenTransfers:
     def remove(self, transfer: OpenTransfer) -> None:
         """Let a transfer go: all of it is durable."""
         del self._by_req_id[transfer.req_id]
-        for user_id in {transfer.intent.user_id, transfer.intent.target_user_id}:
-            mine = self._by_user[user_id]
-            del mine[transfer.req_id]
-            if not mine:
-                del self._by_user[user_id]
+        intent = transfer.intent
+        self._remove_of(intent.user_id, transfer.req_id)
+        if intent.target_user_id != intent.user_id:
+            self._remove_of(intent.target_user_id, transfer.req_id)
         if self._removed is not None:
             self._removed(transfer)
+
+    def _remove_of(self, user_id: int, req_id: int) -> None:
+        mine = self._by_user[user_id]
+        del mine[req_id]
+        if not mine:
+            del self._by_user[user_id]
 
     def _of_user(self, user_id: int) -> "dict[int, OpenTransfer]":
         mine = self._by_user.get(user_id)

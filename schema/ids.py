@@ -7,6 +7,7 @@ ledger: a leg's id is ``req_id | leg``. Identifiers are built in this shape, nev
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 SNOWFLAKE_EPOCH_MS: Final = 1_735_689_600_000
@@ -151,11 +152,15 @@ def keyed_req_id(subject: str, scheme: str, key: str) -> int:
         scheme: what the key names: ``transfer`` or ``credit``.
         key: the client's key, at most ``KEY_LENGTH_MAX`` characters.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (subject, scheme, key):
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(4, "big") + encoded)
-    return _build(int.from_bytes(digest.digest(), "big") >> 11, 1)
+    encoded = key.encode()
+    named = b"%b%b%b" % (_key_prefix(subject, scheme), len(encoded).to_bytes(4, "big"), encoded)
+    return _build(int.from_bytes(hashlib.blake2b(named, digest_size=16).digest(), "big") >> 11, 1)
+
+
+@lru_cache(maxsize=1_024)
+def _key_prefix(subject: str, scheme: str) -> bytes:
+    parts = (subject.encode(), scheme.encode())
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
 def is_req_id(number: int) -> bool:
