@@ -229,6 +229,12 @@ class _OpenLoad(_Load):
         super().stop()
         self._idle.unpark_all()
 
+    async def last_longer(self) -> None:
+        """Send no more, and wait for the first answer, if there was none yet."""
+        self.stop()
+        while not self.recording.answered and (self._due or self._under_way):  # noqa: ASYNC110  an answer rings no bell
+            await trio.sleep(_TICK_S)
+
     async def _come_due(self, add_caller: Callable[[], None]) -> None:
         recording, due = self.recording, self._due
         start = clock()

@@ -32,7 +32,7 @@ def test_a_closed_loop_for_some_time(tmp_path: Path) -> None:
     found = measured(tmp_path, "--seconds", "0.3")
     assert set(found["outcomes"]) == {"committed"}
     assert found["achieved"] > 0
-    assert found["seconds"] == pytest.approx(0.3, abs=0.25)
+    assert found["seconds"] >= 0.3
     assert found["latencies"]["count"] == found["outcomes"]["committed"]
     assert {flushes["name"] for flushes in found["flushes"]} >= {"submitter", "journal", "recorder"}
     assert found["writes_a_transfer"] >= 0.9

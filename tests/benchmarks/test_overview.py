@@ -8,7 +8,7 @@ from transfer_engine.benchmarks.command_line import bench
 
 
 def test_without_a_command_it_looks_at_everything() -> None:
-    result = CliRunner().invoke(bench, [], default_map={"overview": {"seconds": 0.2, "users": 20}})
+    result = CliRunner().invoke(bench, [], default_map={"overview": {"seconds": 0.4, "users": 20}})
     assert result.exit_code == 0, result.output
     assert len(re.findall(r"^  books +hold: audit \(I1, I2, I3, I7\)", result.output, re.MULTILINE)) == 5
     assert len(re.findall(r"^  achieved +[1-9]", result.output, re.MULTILINE)) == 5

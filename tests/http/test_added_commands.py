@@ -23,14 +23,14 @@ nothing = 3
 
 @pytest.fixture(autouse=True)
 def _added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three commands: one that works, one that can't be imported, one that is none."""
+    """Three commands: one that works, one that is not there, one that is none."""
     (tmp_path / "added_by_a_test.py").write_text(MODULE)
     folder = tmp_path / "added_by_a_test-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: added-by-a-test\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text(
         "[transfer_engine.commands]\n"
-        "echo = added_by_a_test:echo\nbroken = no_such_module_of_a_test:command\nnothing = added_by_a_test:nothing\n"
+        "echo = added_by_a_test:echo\nbroken = added_by_a_test:no_such_name\nnothing = added_by_a_test:nothing\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -41,7 +41,7 @@ def test_one_that_works(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("broken", "no_such_module_of_a_test"), ("nothing", "added_by_a_test:nothing is no command")]
+    ("name", "why"), [("broken", "no_such_name"), ("nothing", "added_by_a_test:nothing is no command")]
 )
 def test_one_that_does_not_says_so_in_a_line(name: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--option", "argument"]) == 1
