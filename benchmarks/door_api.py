@@ -12,7 +12,7 @@ from transfer_engine.benchmarks.http_wire import Address, Answer
 from transfer_engine.benchmarks.plan import ASSET_ID
 from transfer_engine.benchmarks.side_tasks import many
 
-_CONNECTIONS: Final = 32
+_CONNECTIONS: Final = 128
 _TRIES: Final = 100
 _PAUSE_S: Final = 0.1
 _encode: Final = msgspec.json.Encoder().encode
