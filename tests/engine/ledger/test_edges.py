@@ -83,3 +83,51 @@ async def test_both_accounts_chains_can_be_entered_at_every_32nd_transfer(tmp_pa
     with closing(sqlite3.connect(tmp_path / "ledger")) as file:
         marks = file.execute("SELECT count(*) FROM account_marks GROUP BY account").fetchall()
     assert marks == [(3,), (3,)]
+
+
+async def test_each_half_of_a_move_is_found_by_its_own_time(tmp_path: Path) -> None:
+    """In the file they are one row, under the hold's timestamp."""
+    async with open_embedded_ledger(tmp_path / "ledger") as ledger:
+        books = Books(ledger)
+        source, target = await books.account(), await books.account()
+        moves = [books.new_id() + (number << 8) for number in range(3)]  # no two that share all but the last byte
+        for move in moves:
+            await books.must_submit(books.hold(move, source, target, 1), books.post(move, source, target))
+        transfers = await ledger.lookup_transfers([move | leg for move in moves for leg in (1, 2)])
+        with closing(sqlite3.connect(tmp_path / "ledger")) as file:
+            assert file.execute("SELECT count(*) FROM transfers WHERE legs IS NOT NULL").fetchone() == (3,)
+        times = [one.timestamp for one in transfers]
+        for first in range(6):
+            for last in range(first, 6):
+                wanted = transfers[first : last + 1]
+                bounds = dict.fromkeys(("user_data_128", "user_data_64", "user_data_32", "code"), 0)
+                bounds |= {"timestamp_min": times[first], "timestamp_max": times[last]}
+                for limit in (1, 2, 10):
+                    for reverse in (False, True):
+                        expected = wanted[::-1][:limit] if reverse else wanted[:limit]
+                        query = tb.QueryFilter(**bounds, ledger=0, limit=limit, flags=tb.QueryFilterFlags(reverse))
+                        assert await ledger.query_transfers(query) == expected
+                        of_account = tb.AccountFilter(
+                            account_id=target, **bounds, limit=limit, flags=tb.AccountFilterFlags(3 | reverse << 2)
+                        )
+                        assert await ledger.get_account_transfers(of_account) == expected
+
+
+@pytest.mark.parametrize("field", ["user_data_64", "user_data_32", "user_data_128", "amount", "timeout", "timestamp"])
+async def test_a_post_that_differs_from_its_hold_is_kept_or_refused_as_it_is(books: Books, field: str) -> None:
+    source, target = await books.account(), await books.account()
+    move = books.new_id()
+    hold, post = books.hold(move, source, target, 5), books.post(move, source, target)
+    hold.user_data_64 = post.user_data_64 = 2**64 - 1
+    setattr(post, field, 3)
+    answer = {
+        "timeout": Status.TIMEOUT_RESERVED_FOR_PENDING_TRANSFER,
+        "timestamp": Status.TIMESTAMP_MUST_BE_ZERO,
+    }.get(field, Status.CREATED)
+    assert await books.submit(hold, post) == [Status.CREATED, answer]
+    found = await books.ledger.lookup_transfers([hold.id, post.id])
+    if answer is Status.CREATED:
+        assert getattr(found[1], field) == 3
+        assert getattr(found[0], field) == getattr(hold, field)
+    else:
+        assert len(found) == 1
