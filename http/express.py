@@ -15,9 +15,10 @@ import structlog
 import trio
 
 from transfer_engine.http.express_answers import Answers
-from transfer_engine.http.express_connection import ExpressConnection, Phase
+from transfer_engine.http.express_connection import ExpressConnection
 from transfer_engine.http.express_readiness import Readiness
 from transfer_engine.http.express_requests import Upgrade
+from transfer_engine.http.express_socket import Phase
 from transfer_engine.http.handlers import Api
 from transfer_engine.http.settings import ServerSettings
 

@@ -14,7 +14,6 @@ It works on a plain non-blocking socket, and waits by `trio.lowlevel`: a stream'
 request does here. Deadlines are numbers that the door looks at now and then; setting one costs nothing.
 """
 
-import enum
 import math
 import socket
 from typing import TYPE_CHECKING, Final
@@ -24,6 +23,7 @@ import trio
 
 from transfer_engine.http.express_answers import CONTINUE
 from transfer_engine.http.express_requests import FEED_BYTES_MOST, RequestParser, Upgrade
+from transfer_engine.http.express_socket import ExpressSocket, Gone, Phase
 from transfer_engine.http.messages import Request, Response
 from transfer_engine.http.problems import ProblemCode, Rejected
 
@@ -33,33 +33,12 @@ if TYPE_CHECKING:
 PIPELINED_MOST: Final = 64
 """Requests of one connection that are answered beside each other."""
 
-_READ_BYTES: Final = 64 << 10
 _DISCARDED_BYTES_MOST: Final = 1 << 20
 """How much of what follows the last answer is read and dropped, so that its client sees it before a reset."""
 
 
-class Phase(enum.Enum):
-    """What a connection is doing."""
-
-    IDLE = "idle"
-    """Nothing of a request has come."""
-    READING_HEAD = "reading head"
-    READING_BODY = "reading body"
-    ANSWERING = "answering"
-    """The engine has its time, and its deadline."""
-    SENDING = "sending"
-    """The client does not read as fast as it is answered."""
-    LINGERING = "lingering"
-    """The last answer is out; what still comes is dropped."""
-    OVER = "over"
-
-
 _IDLE: Final = Phase.IDLE
 _ANSWERING: Final = Phase.ANSWERING
-
-
-class _Gone(Exception):
-    """The client has left, or is given up."""
 
 
 class _Unsent:
@@ -74,19 +53,12 @@ class _Unsent:
         self.overloaded = overloaded
 
 
-class ExpressConnection:
+class ExpressConnection(ExpressSocket):
     """One connection; the door's watch reads :attr:`deadline` and calls :meth:`expire`."""
 
     def __init__(self, door: "ExpressDoor", connected: socket.socket, peer: str) -> None:
-        self.phase = _IDLE
-        self.deadline = door.now + door.keep_alive_s
-        self._door = door
-        self._socket = connected
+        super().__init__(door, connected)
         self._was_refused = False
-        self._is_parked = False
-        """The task waits for something to read, and callbacks may do its work."""
-        self._task: trio.lowlevel.Task | None = None
-        self._is_expired = False
         self._has_come = False
         """Something has come while the last request was being answered."""
         self._unparsed: bytes | None = None
@@ -94,34 +66,22 @@ class ExpressConnection:
         self._read = b""
         """… and has parsed, too."""
         self._unsent: _Unsent | None = None
-        self._is_watched = False
         self._parser = RequestParser(peer, door.usual_body_bytes_most, door.body_bytes_most)
 
     def __repr__(self) -> str:
         return f"<ExpressConnection {self.phase.value} until {self.deadline:.1f}>"
-
-    def expire(self) -> None:
-        """Wake it where it waits for its client; it finds out why. Where it waits for the engine nothing happens."""
-        if not self._is_parked:
-            trio.lowlevel.notify_closing(self._socket)
-        elif self.phase is not _ANSWERING:
-            self._is_expired = True
-            self._wake()
 
     async def run(self) -> Upgrade | None:
         """Serve to the end; return the request that leaves HTTP, its socket then being another's to serve.
 
         Cancellation cuts the client off; what the engine took goes on.
         """
-        self._is_watched = self._door.readiness.watch(self._socket, self._ready)
         try:
-            return await self._serve()
-        except _Gone:
+            with self._watched():
+                return await self._serve()
+        except Gone:
             return None
         finally:
-            self._door.readiness.forget(self._socket)
-            self.phase = Phase.OVER
-            self.deadline = math.inf
             self._parser.close()
 
     async def _serve(self) -> Upgrade | None:
@@ -207,39 +167,6 @@ class ExpressConnection:
             if some is not None:
                 return some
 
-    async def _wait_readable(self) -> None:
-        """Wait until there is something for the task to do; callbacks may answer requests meanwhile.
-
-        Raises:
-            ClosedResourceError: the deadline is over, or the door stops.
-        """
-        if not self._is_watched:
-            await trio.lowlevel.wait_readable(self._socket)
-            return
-
-        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-            self._is_parked = False
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._is_parked = True
-        self._ready()  # what has come before was told to nobody
-        if self._is_parked:
-            self._task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        else:
-            await trio.lowlevel.checkpoint()
-        if self._is_expired:
-            self._is_expired = False
-            raise trio.ClosedResourceError
-
-    def _wake(self) -> None:
-        """Let the task go on; what it is to look at is in the attributes."""
-        self._is_parked = False
-        task, self._task = self._task, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
-
     def _ready(self, is_last: bool = True) -> None:
         """Read what may have come. A plain request is begun; anything else is the task's, as far as it was read.
 
@@ -301,15 +228,6 @@ class ExpressConnection:
         await self._settle()
         return False
 
-    def _receive_now(self) -> bytes | None:
-        """Return what has come: None for nothing yet, empty for nothing any more."""
-        try:
-            return self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-
     async def _answer(self, requests: list[Request], *, is_all: bool) -> bool:
         """Answer requests; ``is_all`` says that nothing is read but not parsed. Return whether these were the last."""
         self.phase = _ANSWERING
@@ -369,11 +287,11 @@ class ExpressConnection:
                         ready.append(answers.pop(told))
                         told += 1
                     await self._send(b"".join(ready))
-            except _Gone:
+            except Gone:
                 self._parser.closes = True
                 nursery.cancel_scope.cancel()
         if told <= last:
-            raise _Gone
+            raise Gone
         self._was_refused = overloaded > 0
         if overloaded:
             await self._hold(overloaded)
@@ -383,32 +301,6 @@ class ExpressConnection:
         self.phase = _ANSWERING
         self.deadline = math.inf
         await self._door.api.pace.wait(count)
-
-    async def _send(self, data: bytes, sent: int = 0) -> None:
-        """Send all; the client has its time to read it.
-
-        Raises:
-            _Gone: it has left, or did not read in time.
-        """
-        view = memoryview(data)
-        is_first = True
-        while sent < len(data):
-            try:
-                sent += self._socket.send(view[sent:])
-            except BlockingIOError:
-                pass
-            except OSError:
-                raise _Gone from None
-            if sent == len(data):
-                return
-            if is_first:
-                is_first = False
-                self.phase = Phase.SENDING
-                self.deadline = self._door.now + self._door.send_timeout_s
-            try:
-                await trio.lowlevel.wait_writable(self._socket)
-            except trio.ClosedResourceError:
-                raise _Gone from None
 
     async def _refuse(self, rejected: Rejected) -> None:
         """Answer before the request is whole, or although it is none; the connection ends with it."""
