@@ -134,7 +134,8 @@ class Expectations:
         async def ask() -> None:
             async with self._sender.caller(0) as caller:
                 for order in left:
-                    if order.key is not None and (outcome := await _verdict(caller, order, give_up_at)) != REPLAYED:
+                    outcome = REPLAYED if order.key is None else await _verdict(caller, order, give_up_at)
+                    if outcome != REPLAYED:
                         wrong.append(f"transfer {order.key} was told as committed, and now as {outcome} (I4)")
 
         await many(min(_ASKING, len(told)), ask)
