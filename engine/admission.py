@@ -10,6 +10,7 @@ from typing import NoReturn
 import trio
 
 from transfer_engine.actors import ActorPool, MailboxFull, PoolClosed
+from transfer_engine.engine.backlog import Backlog
 from transfer_engine.engine.congestion import Congestion
 from transfer_engine.engine.contests import KeyContested
 from transfer_engine.engine.daily_sums import DailySums
@@ -53,6 +54,7 @@ class Admission:
         open_transfers: OpenTransfers,
         open_transfers_most: int,
         congestion: Congestion,
+        backlog: Backlog,
         pool: ActorPool[int, OpenTransfer],
         identifiers: SnowflakeGenerator,
         backends: Mapping[str, Health],
@@ -66,6 +68,7 @@ class Admission:
         self._open = open_transfers
         self._open_most = open_transfers_most
         self._congestion = congestion
+        self._backlog = backlog
         self._pool = pool
         self._identifiers = identifiers
         self._backends = backends
@@ -154,6 +157,7 @@ class Admission:
         under_way = self._open.find(wanted.req_id)
         if under_way is not None:
             if under_way.intent.fingerprint == intent.fingerprint:
+                self._backlog.release(intent.user_id)
                 return under_way, True
             raise key_reused() if under_way.owns_key else KeyContested(under_way)
         self._require_room()
@@ -172,6 +176,7 @@ class Admission:
             return _answered(wanted, place.record), True
         # A row in between was admitted once: no limit stops what is under way.
         transfer = OpenTransfer(req_id=wanted.req_id, intent=intent, source=wanted.source, target=wanted.target)
+        self._backlog.release(intent.user_id)  # what he left unfinished comes first
         try:
             self._pool.tell_nowait(intent.user_id, transfer)
         except MailboxFull:
@@ -274,7 +279,7 @@ class Admission:
             raise _shutting_down()
         if not self._lease.is_held:
             raise Overloaded(RefusalCode.UNAVAILABLE, f"{self.closed_because}: try again elsewhere")
-        under_way = len(self._open)
+        under_way = len(self._open) - len(self._backlog)
         if under_way >= self._open_most:
             raise Overloaded(RefusalCode.OVERLOADED, f"{under_way} transfers are under way: try again later")
         congestion = self._congestion

@@ -192,7 +192,7 @@ def _let_callers_go(engine: Engine, parts: Parts) -> None:
 
 
 async def _take_up_unfinished(parts: Parts, shard: int, patience: Patience) -> None:
-    """Put what former lives left into its users' mailboxes, before anything new can be."""
+    """Put what former lives left into the backlog, which comes before anything new of its users."""
     if parts.outbox is not None:
         await parts.outbox.endpoints.load(patience)
     unfinished = await find_unfinished(
@@ -208,6 +208,6 @@ async def _take_up_unfinished(parts: Parts, shard: int, patience: Patience) -> N
     for transfer in unfinished.transfers:
         parts.open_transfers.add(transfer)
         if transfer.custody is Custody.QUEUED:
-            parts.pool.tell_nowait(transfer.intent.user_id, transfer, admitted=True)
+            parts.backlog.add(transfer)
     if unfinished.transfers:
         parts.scanner.kick()

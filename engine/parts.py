@@ -16,6 +16,7 @@ from transfer_engine.actors import (
 from transfer_engine.engine.admission import Admission
 from transfer_engine.engine.adoption import Adoption, AdoptionStatistics
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.backlog import Backlog
 from transfer_engine.engine.callers import Callers
 from transfer_engine.engine.completion import Completion
 from transfer_engine.engine.deadlines import Deadlines
@@ -75,6 +76,7 @@ class Parts(msgspec.Struct, frozen=True):
     ledger: Ledger
     records: RecordStore
     open_transfers: OpenTransfers
+    backlog: Backlog
     journal: Journal
     submitter: Submitter
     recorder: Recorder

@@ -9,6 +9,7 @@ from transfer_engine.actors import ActorPool, Backoff, ChildSpec, PoolClosed, Sc
 from transfer_engine.engine.admission import Admission
 from transfer_engine.engine.adoption import Adoption
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.backlog import Backlog, room_of
 from transfer_engine.engine.callers import Callers
 from transfer_engine.engine.comparison import Comparison
 from transfer_engine.engine.completion import Completion
@@ -166,12 +167,14 @@ def wire(
         host=callers.host,
     )
     congestion = _congestion(settings, pool, recorder, coordinator)
+    backlog = _backlog(requeue, congestion, drives)
     admission = Admission(
         registry=registry,
         assets=assets,
         open_transfers=open_transfers,
         open_transfers_most=settings.open_transfers_most,
         congestion=congestion,
+        backlog=backlog,
         pool=pool,
         identifiers=begun.identifiers,
         backends={"ledger": submitter.health, "record store": recorder.health},
@@ -206,6 +209,7 @@ def wire(
         settings=settings,
     )
     children = _children(heartbeat, deadlines, callers, recorder, submitter, drives, scanner, pool)
+    children.append(ChildSpec("backlog", backlog.run))
     children.append(ChildSpec("adoption", Scanner("adoption", adoption.look, settings.heartbeat_ms).run))
     if outbox is not None:
         sweeper = Scanner("outbox", outbox.sweep, outbox.limits.sweep_ms)
@@ -222,6 +226,7 @@ def wire(
         ledger=ledger,
         records=records,
         open_transfers=open_transfers,
+        backlog=backlog,
         journal=journal,
         submitter=submitter,
         recorder=recorder,
@@ -281,6 +286,17 @@ def _congestion(
         deadline_ms=settings.deadline_ms,
         waiting_least=settings.waiting_least,
     )
+
+
+def _backlog(requeue: Callable[[OpenTransfer], None], congestion: Congestion, drives: Drives) -> Backlog:
+    """Return the backlog: half of what may wait is for newcomers."""
+
+    def room() -> int:
+        most = congestion.waiting_most
+        # Which drives wait for cores, and which for the ledger, nobody can tell: half of the backlog's room is safe.
+        return room_of(congestion.waiting + min(drives.under_way, most // 4), most)
+
+    return Backlog(requeue, room)
 
 
 def _children(
