@@ -167,7 +167,7 @@ def wire(
         host=callers.host,
     )
     congestion = _congestion(settings, pool, recorder, coordinator)
-    backlog = _backlog(requeue, congestion, drives)
+    backlog = _backlog(settings, requeue, congestion, drives)
     admission = Admission(
         registry=registry,
         assets=assets,
@@ -288,11 +288,14 @@ def _congestion(
     )
 
 
-def _backlog(requeue: Callable[[OpenTransfer], None], congestion: Congestion, drives: Drives) -> Backlog:
+def _backlog(
+    settings: Settings, requeue: Callable[[OpenTransfer], None], congestion: Congestion, drives: Drives
+) -> Backlog:
     """Return the backlog: half of what may wait is for newcomers."""
 
     def room() -> int:
-        most = congestion.waiting_most
+        # Until it was seen how fast the backends are, no more than what they can do at their slowest.
+        most = congestion.waiting_most if congestion.rate else settings.waiting_least
         # Which drives wait for cores, and which for the ledger, nobody can tell: half of the backlog's room is safe.
         return room_of(congestion.waiting + min(drives.under_way, most // 4), most)
 
