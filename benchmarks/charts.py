@@ -6,6 +6,7 @@ light and in dark, by the *kind* of each line: ``p50``, ``p99``, ``fault``, ``ru
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ from transfer_engine.benchmarks.descriptions import fault_name, stages, sweep_va
 from transfer_engine.benchmarks.figures import milliseconds, whole
 from transfer_engine.benchmarks.result import Growth, Recovery, Result, Sweep
 from transfer_engine.benchmarks.scales import Scale, scale
+
+# pygal hooks every import of the process for maps that we don't draw, by a protocol that Python has given up and warns of.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 WIDTH: Final = 540
 """Of a chart that has another one beside it, in the page's own pixels, so that text is of one size."""
