@@ -21,7 +21,7 @@ from transfer_engine.benchmarks.figures import milliseconds, whole
 from transfer_engine.benchmarks.result import Growth, Recovery, Result, Sweep
 from transfer_engine.benchmarks.scales import Scale, scale
 
-# pygal hooks every import of the process for maps that we don't draw, by a protocol that Python has given up and warns of.
+# pygal hooks every import of the process, for maps that we don't draw, by a protocol that Python warns of.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 WIDTH: Final = 540
