@@ -62,7 +62,7 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
         "engine/user_streams", "schema/webhooks",
     ),
     BACKGROUND: (
-        "actors/__init__", "actors/backoff", "actors/scanner", "actors/shutdown", "actors/supervisor",
+        "engine/backlog", "actors/__init__", "actors/backoff", "actors/scanner", "actors/shutdown", "actors/supervisor",
         "engine/__init__", "engine/adoption", "engine/alerts", "engine/assembly", "engine/audit", "engine/backends",
         "engine/balances", "engine/comparison", "engine/crash_points", "engine/former_lives", "engine/garbage",
         "engine/heartbeat", "engine/history", "engine/leases", "engine/lives", "engine/parts", "engine/patience",

@@ -1,5 +1,6 @@
 """The table from path and method to handler. Segments in braces are parameters; the door has percent-decoded them."""
 
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
@@ -47,6 +48,7 @@ class Route(msgspec.Struct, frozen=True):
 def awaited(begin: Begin) -> Handler:
     """Return the handler that begins, and waits for the answer. Cancellation gives up waiting, and stops nothing."""
 
+    @functools.wraps(begin, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     async def handler(request: Request, caller: Caller, parameters: Sequence[str]) -> Response:
         answers: list[Response | Exception] = []
         told = trio.Event()

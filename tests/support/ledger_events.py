@@ -184,7 +184,10 @@ class EventGenerator:
             self.random.shuffle(batch)
         if self.chance(70) and int(batch[-1].flags) & 1:
             batch[-1].flags = type(batch[-1].flags)(int(batch[-1].flags) & ~1)
-        # TigerBeetle imports a whole batch if the first event says so. The embedded ledger does not import.
+        return self.not_imported(batch)
+
+    def not_imported(self, batch: list) -> list:
+        """TigerBeetle imports a whole batch if the first event says so. The embedded ledger does not import."""
         flags_type = type(batch[0].flags)
         batch[0].flags = flags_type(int(batch[0].flags) & ~int(flags_type.IMPORTED))
         return batch
@@ -198,7 +201,7 @@ class EventGenerator:
             batch += [replace(event) for event in batch[:2]]
         if self.chance(15):
             self.change(self.random.choice(batch), "linked")
-        return batch
+        return self.not_imported(batch)
 
     def move(self) -> list[tb.Transfer]:
         """A hold and a post that agree in everything, nearly always."""
