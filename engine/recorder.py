@@ -55,7 +55,8 @@ class Recorder:
         note: called for each whose row of a state in between is, likewise.
         clock_ms: the wall clock (Unix ms), for the times of states in between.
         waiting_most: intents, and rows, that may wait.
-        flushes_most: writes of each kind in flight at a time.
+        flushes_most: writes of rows in flight at a time; of intents it is one, see
+            :mod:`transfer_engine.engine.waves`.
         outbox: who is to be told of transfers' ends, if anybody is.
     """
 
@@ -82,7 +83,7 @@ class Recorder:
         self._outbox = outbox
         self._backoff = Backoff()
         self.gather: Callable[[], Awaitable[None]] | None = None
-        """Awaited before intents are journaled, see :mod:`transfer_engine.engine.waves`; with one flush at a time."""
+        """Awaited before intents are journaled, see :mod:`transfer_engine.engine.waves`."""
         self.intents: GroupCommit[Sequence[Journaled], None] = GroupCommit(
             "journal",
             self._flush_intents,
@@ -90,8 +91,7 @@ class Recorder:
             batch_weight_most=INTENTS_IN_BLOB_MOST,
             batch_weight_least=SHARE_LEAST,
             waiting_weight_most=max(waiting_most, INTENTS_IN_BLOB_MOST),
-            flushes_most=flushes_most,
-            gather=self._gather if flushes_most == 1 else None,
+            gather=self._gather,
         )
         self.rows: GroupCommit[_Row, None] = GroupCommit(
             "recorder",

@@ -117,7 +117,7 @@ class CassandraSettings(_Frozen):
     concurrency: Annotated[int, Field(ge=1, le=2_048)] = 32
     """Statements in flight at a time; more wait."""
     flushes_most: Annotated[int, Field(ge=1, le=64)] = 4
-    """Group commits of intents, and of rows, that are under way at a time."""
+    """Group commits of rows that are under way at a time; of intents it is one."""
     connect_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
     timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 2_000
     """After this an unanswered statement counts as unknown and is sent again: above the servers' own time-outs."""

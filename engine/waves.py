@@ -1,15 +1,16 @@
-"""Waves: on one disk, intents are journaled for everybody who is about to come, not for whoever comes first.
+"""Waves: intents are journaled for everybody who is about to come, not for whoever comes first.
 
 A transfer takes three commits, one after the other: its intent, the ledger, its row. Where each of them starts as soon
 as it can, callers that came together drift apart: a few are journaled, while others are in the ledger and the rest are
 written down, and each stage makes three small commits where one large one would do: 32 and 128 callers at the express
-door had 11 and 43 transfers in a commit, and have 31 and 122 so. A commit costs embedded stores nearly the same,
-whatever is in it.
+door had 11 and 43 transfers in a commit, and have 32 and 127 so. A commit costs nearly the same, whatever is in it: an
+embedded store a sync of its disk, a cluster some hundred microseconds of CPU on either side for each of its statements.
+With TigerBeetle and Cassandra on the engine's own two cores, 3,000 transfers a second that came by chance had a P99 of
+153 ms with several appends of intents in flight, and 52 ms in waves.
 
 So the journal waits, never long, for two things: that those before it have got through, and that as many have come as
 came the last time. Callers that wait for their answers come back together. PostgreSQL's `commit_delay` does the same
-with its `commit_siblings`. Who comes alone waits once, if many came before him, and never again; clusters, whose stages
-do run beside each other, do without.
+with its `commit_siblings`. Who comes alone waits once, if many came before him, and never again.
 """
 
 from typing import Final, Protocol
@@ -23,7 +24,8 @@ SIBLINGS_LEAST: Final = 4
 """Transfers in the last wave; with fewer nobody waits."""
 
 AHEAD_S_MOST: Final = 0.02
-"""How long a wave waits for the one before it: a few times the 5 ms that one of 32 transfers took on a quick disk."""
+"""How long a wave waits for the one before it: a few times the 5 ms that one of 32 transfers took on a quick disk.
+Where a cluster takes longer, waves run beside each other."""
 
 GATHER_S_MOST: Final = 0.003
 """How long it waits for those who may come back."""

@@ -109,8 +109,7 @@ def wire(
         flushes_most=settings.cassandra.flushes_most if settings.records == "cassandra" else 1,
         outbox=outbox,
     )
-    if settings.ledger == "embedded" and settings.records == "sqlite":
-        recorder.gather = Waves(submitter, recorder).gather
+    recorder.gather = Waves(submitter, recorder).gather
     endings = Endings(submitter=submitter, recorder=recorder, lease=lease, alerts=alerts, close=completion.close)
     calls = CoreCalls(
         lease=lease,
