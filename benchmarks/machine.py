@@ -61,7 +61,7 @@ def _python() -> str:
         return version
     if sysconfig.get_config_var("Py_DEBUG"):
         return f"{version}, debug build"
-    return f"{version}, {'with' if '--enable-optimizations' in arguments else 'without'} PGO"
+    return f"{version}, {'with PGO' if '--enable-optimizations' in arguments else 'configured without PGO'}"
 
 
 def _commit() -> str | None:
