@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 # No test asserts how long something takes: machines differ, and are busy.
-settings.register_profile("suite", deadline=None)
+settings.register_profile("suite", deadline=None, max_examples=60)
 settings.register_profile("differential", deadline=None, max_examples=2_000)
 settings.load_profile("suite")
 
