@@ -89,7 +89,6 @@ class Recorder:
             self._flush_intents,
             weigh=len,
             batch_weight_most=INTENTS_IN_BLOB_MOST,
-            batch_weight_least=SHARE_LEAST,
             waiting_weight_most=max(waiting_most, INTENTS_IN_BLOB_MOST),
             gather=self._gather,
         )

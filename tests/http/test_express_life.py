@@ -1,10 +1,12 @@
 """The express door in this process: what it says of itself, and how it ends."""
 
 import contextlib
+import select
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 from structlog.testing import capture_logs
@@ -156,6 +158,19 @@ async def test_a_client_that_has_sent_its_end_with_its_request_is_answered_and_l
                 while b"}" not in answer:
                     answer += await trio.to_thread.run_sync(client.recv, 4_096)
             assert await trio.to_thread.run_sync(client.recv, 4_096) == b""
+
+
+async def test_without_epoll_connections_wait_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.delattr(select, "epoll")
+        door = new_door(keep_alive_ms=200)
+    async with opened(door) as rig, await rig.connect() as stream:
+        for request, status in ((get(b"/health"), b"200 OK"), (post(b"{}"), b"422 Unprocessable Entity")) * 2:
+            await stream.send_all(request[:20])
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.send_all(request[20:])
+            assert await answered(stream) == b"HTTP/1.1 " + status
+        assert await stream.receive_some() == b""  # idle for too long
 
 
 async def test_cancellation_cuts_every_connection() -> None:
