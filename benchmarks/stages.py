@@ -51,7 +51,7 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     LEDGER: (
         "engine/ledger/__init__", "engine/ledger/account_rules", "engine/ledger/batch", "engine/ledger/book",
         "engine/ledger/checkpoints", "engine/ledger/columns", "engine/ledger/embedded", "engine/ledger/flags",
-        "engine/ledger/moves",
+        "engine/bulk_statements", "engine/ledger/moves",
         "engine/ledger/paging", "engine/ledger/queries", "engine/ledger/recent_ids", "engine/ledger/refusals",
         "engine/ledger/sqlite_file", "engine/ledger/storage", "engine/ledger/transfer_rules", "engine/ledger/writer",
     ),

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, Final
 
+from transfer_engine.engine.bulk_statements import BulkInsert, BulkSelect
 from transfer_engine.engine.ledger.book import (
     PENDING_STATUS_EXPIRED,
     PENDING_STATUS_NONE,
@@ -20,8 +21,6 @@ from transfer_engine.engine.ledger.book import (
 )
 from transfer_engine.engine.ledger.columns import (
     INTEGER_END,
-    BulkInsert,
-    BulkSelect,
     Value,
     from_id,
     from_signed,

@@ -1,18 +1,13 @@
-"""The columns of a transfer's row: what turns a record into values and back, and statements for many rows at once.
+"""The columns of a transfer's row: what turns a record into values and back."""
 
-A thread that runs SQLite gives up the interpreter's lock around every statement, and waits for it after every
-statement: behind a busy event loop that wait is what counts. So many rows go into one statement.
-"""
-
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
 from transfer_engine.engine.records.protocol import RecordsDamaged
 from transfer_engine.schema.transfers import TransferRecord, TransferState
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     "req_id",
     "source",
     "target",
@@ -28,11 +23,11 @@ _COLUMNS: Final = (
     "fingerprint",
     "version",
 )
-REQ_ID: Final = _COLUMNS.index("req_id")
-USER_ID: Final = _COLUMNS.index("user_id")
-TARGET_USER_ID: Final = _COLUMNS.index("target_user_id")
-CREATED_AT: Final = _COLUMNS.index("created_at")
-VERSION: Final = _COLUMNS.index("version")
+REQ_ID: Final = COLUMNS.index("req_id")
+USER_ID: Final = COLUMNS.index("user_id")
+TARGET_USER_ID: Final = COLUMNS.index("target_user_id")
+CREATED_AT: Final = COLUMNS.index("created_at")
+VERSION: Final = COLUMNS.index("version")
 
 Values = tuple[Any, ...]
 """A row of ``transfers`` without its number, in the order of its columns.
@@ -40,12 +35,12 @@ Values = tuple[Any, ...]
 Identifiers are given as ``bytearray``: ``bytes`` would cost a statement a search for an adapter, about 0.3 us each.
 """
 
-RECORD_COLUMNS: Final = ", ".join(f"t.{column}" for column in _COLUMNS[:-1])
+RECORD_COLUMNS: Final = ", ".join(f"t.{column}" for column in COLUMNS[:-1])
 """What :func:`record_of` reads."""
 
 UPSERT: Final = (
     "(number) DO UPDATE SET "
-    + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS[1:])
+    + ", ".join(f"{column} = excluded.{column}" for column in COLUMNS[1:])
     + " WHERE excluded.version > transfers.version"
 )
 
@@ -124,58 +119,4 @@ def record_of(row: Sequence[Any]) -> TransferRecord:
         error=row[10],
         retry_count=row[11],
         fingerprint=row[12] % _MODULUS,
-    )
-
-
-def slices(rows: int) -> Iterator[tuple[int, int, int]]:
-    """Split ``rows`` into (first, last, size): powers of two, so that few statements are ever prepared.
-
-    A slice may be a little shorter than its size, by an eighth at most: then its last row is repeated.
-    """
-    first = 0
-    while first < rows:
-        left = min(rows - first, ROWS_MOST)
-        size = 1 << (left - 1).bit_length()
-        if left < size - size // 8:
-            size = left = size // 2
-        yield first, first + left, size
-        first += left
-
-
-class BulkStatement:
-    """A statement for any number of rows; ``{rows}`` in it stands for as many placeholders as a slice has.
-
-    A row that is repeated must do no harm.
-    """
-
-    def __init__(self, statement: str, placeholders: str) -> None:
-        self._width = placeholders.count("?")
-        self._sizes = {
-            1 << power: statement.format(rows=", ".join([placeholders] * (1 << power)))
-            for power in range(ROWS_MOST.bit_length())
-        }
-
-    def execute(self, connection: sqlite3.Connection, values: list[Any]) -> None:
-        """Run it for rows whose values follow each other."""
-        for _ in self.select(connection, values):
-            pass
-
-    def select(self, connection: sqlite3.Connection, values: list[Any]) -> Iterator[Any]:
-        """Run it, and yield the rows that it finds."""
-        width = self._width
-        for first, last, size in slices(len(values) // width):
-            part = values[first * width : last * width]
-            part += part[-width:] * (size - (last - first))
-            yield from connection.execute(self._sizes[size], part)
-
-
-def bulk_insert(into: str, width: int, on_conflict: str) -> BulkStatement:
-    """Return an insert of rows with ``width`` values.
-
-    OR ROLLBACK: a broken constraint ends the whole transaction, so SQLite need not keep a copy of each page that one
-    statement changes (the "statement journal", a temporary file written beside the WAL).
-    """
-    return BulkStatement(
-        f"INSERT OR ROLLBACK INTO {into} VALUES {{rows}} ON CONFLICT {on_conflict}",  # noqa: S608
-        f"({', '.join('?' * width)})",
     )

@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from transfer_engine.engine import crash_points
+from transfer_engine.engine.bulk_statements import BulkInsert, BulkSelect
 from transfer_engine.engine.records import sqlite_ids
 from transfer_engine.engine.records.protocol import HistoryPage, RecordPage
 from transfer_engine.engine.records.sqlite_columns import (
+    COLUMNS,
     CREATED_AT,
     RECORD_COLUMNS,
     REQ_ID,
+    ROWS_MOST,
     TARGET_USER_ID,
     UPSERT,
     USER_ID,
     VERSION,
-    BulkStatement,
     Values,
-    bulk_insert,
     record_key,
     record_of,
     require_req_id,
@@ -33,15 +34,20 @@ from transfer_engine.schema.transfers import TransferRecord
 HISTORY_RECENT_MOST: Final = 8_192
 """Rows before they are entered into ``history``: more of them save more pages, but make one write longer."""
 
-_insert_records = bulk_insert("transfers", 1 + VERSION + 1, UPSERT)
-_insert_history = bulk_insert("history", 4, "DO NOTHING")
-_insert_ids = bulk_insert("transfer_ids", 2, "DO NOTHING")
-_select_numbers = BulkStatement("SELECT req_id, number FROM transfer_ids WHERE req_id IN ({rows})", "?")
-_select_by_id = BulkStatement(
-    f"SELECT {RECORD_COLUMNS} FROM transfer_ids i JOIN transfers t USING (number) WHERE i.req_id IN ({{rows}})",  # noqa: S608
-    "?",
+_insert_records = BulkInsert("transfers", ("number", *COLUMNS), UPSERT, rows_most=ROWS_MOST)
+_insert_history = BulkInsert(
+    "history", ("user_id", "created_at", "req_id", "number"), "DO NOTHING", rows_most=ROWS_MOST
 )
-_select_by_number = BulkStatement(f"SELECT {RECORD_COLUMNS} FROM transfers t WHERE t.number IN ({{rows}})", "?")  # noqa: S608
+_insert_ids = BulkInsert("transfer_ids", ("req_id", "number"), "DO NOTHING", rows_most=ROWS_MOST)
+_select_numbers = BulkSelect("SELECT req_id, number FROM transfer_ids WHERE req_id IN ({keys})", rows_most=ROWS_MOST)
+_select_by_id = BulkSelect(
+    f"SELECT {RECORD_COLUMNS} FROM transfer_ids i JOIN transfers t USING (number) WHERE i.req_id IN ({{keys}})",  # noqa: S608
+    rows_most=ROWS_MOST,
+)
+_select_by_number = BulkSelect(
+    f"SELECT {RECORD_COLUMNS} FROM transfers t WHERE t.number IN ({{keys}})",  # noqa: S608
+    rows_most=ROWS_MOST,
+)
 
 _ENTER_HISTORY: Final = """
 INSERT OR ROLLBACK INTO history
@@ -135,9 +141,9 @@ class SqliteRows:
         staged = Staged(self._history_from)
         records, history = self._number(_winners(rows), staged)
         crash_points.reach("before_rows")
-        _insert_records.execute(self._writer, records)
+        _insert_records.run(self._writer, records)
         crash_points.reach("between_rows")
-        _insert_history.execute(self._writer, history)
+        _insert_history.run(self._writer, history)
         next_number = self._next_number + len(staged.added)
         if next_number - self._history_from >= HISTORY_RECENT_MOST:
             self._writer.execute(_ENTER_HISTORY, {"number": self._history_from})
@@ -173,7 +179,7 @@ class SqliteRows:
         """
         numbers = self._ids.find(rows)
         elsewhere = [values[REQ_ID] for key, values in rows.items() if key not in numbers]
-        for req_id, number in _select_numbers.select(self._writer, elsewhere):
+        for req_id, number in _select_numbers.run(self._writer, elsewhere):
             numbers[int.from_bytes(req_id, "big")] = number
         next_number = self._next_number
         records: list[Any] = []
@@ -199,7 +205,7 @@ class SqliteRows:
         staged.merged = self._ids.due(len(staged.added))
         if staged.merged:
             values = [value for key, number in sorted(staged.merged) for value in (record_key(key), number)]
-            _insert_ids.execute(self._writer, values)
+            _insert_ids.run(self._writer, values)
             mark = self._ids.merged_below(staged.merged, self._next_number)
             self._writer.execute("UPDATE row_marks SET ids = ?", (mark,))
 
@@ -210,9 +216,9 @@ class SqliteRows:
     def find(self, connection: sqlite3.Connection, keys: Sequence[int]) -> Iterable[TransferRecord]:
         """Yield the records that exist under some identifiers, in no order."""
         numbers = self._ids.find(keys)
-        yield from map(record_of, _select_by_number.select(connection, list(numbers.values())))
+        yield from map(record_of, _select_by_number.run(connection, list(numbers.values())))
         elsewhere = [record_key(key) for key in keys if key not in numbers]
-        yield from map(record_of, _select_by_id.select(connection, elsewhere))
+        yield from map(record_of, _select_by_id.run(connection, elsewhere))
 
 
 def _winners(rows: Sequence[tuple[int, Values]]) -> Mapping[int, Values]:

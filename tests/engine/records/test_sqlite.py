@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.record_stores import record
+from transfer_engine.engine import bulk_statements
 from transfer_engine.engine.records import sqlite_columns, sqlite_file, sqlite_rows
 from transfer_engine.engine.records.protocol import Claim, JournalBlob, RecordsDamaged, RecordsUnavailable
 from transfer_engine.engine.records.sqlite import open_sqlite_records
@@ -353,7 +354,7 @@ async def test_a_page_of_a_long_history_reads_little_of_it(path: Path) -> None:
 
 @given(rows=st.integers(0, 5_000))
 def test_rows_are_cut_into_few_statements(rows: int) -> None:
-    cuts = list(sqlite_columns.slices(rows))
+    cuts = list(bulk_statements.slices(rows, sqlite_columns.ROWS_MOST))
     assert [number for first, last, _ in cuts for number in range(first, last)] == list(range(rows))
     for first, last, size in cuts:
         assert size in [1 << power for power in range(10)]
