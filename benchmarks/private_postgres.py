@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from transfer_engine.benchmarks.child_processes import ended
 from transfer_engine.benchmarks.free_port import free_port
 
 _FOLDER: Final = Path("/usr/lib/postgresql")
@@ -59,17 +60,10 @@ def private_postgres(programs: Path) -> Iterator[str]:
                 stdout=output,
                 stderr=output,
             )
-        try:
+        with ended(process, _STOP_S):
             dsn = f"postgresql://{_USER}@127.0.0.1:{port}/postgres"
             _wait_until_ready([str(programs / "pg_isready"), "--quiet", f"--dbname={dsn}"], process, log)
             yield dsn
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _user() -> int:

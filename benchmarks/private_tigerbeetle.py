@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from transfer_engine.benchmarks.child_processes import ended
 from transfer_engine.benchmarks.free_port import free_port
 
 BINARY_VARIABLE: Final = "TIGERBEETLE_BINARY"
@@ -57,16 +58,9 @@ def private_tigerbeetle(binary: str) -> Iterator[PrivateTigerBeetle]:
                 stdout=output,
                 stderr=output,
             )
-        try:
+        with ended(process, _STOP_S):
             _wait_until_listening(process, port, log)
             yield PrivateTigerBeetle(address=f"127.0.0.1:{port}", pid=process.pid)
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _wait_until_listening(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
