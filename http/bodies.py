@@ -166,7 +166,7 @@ def _refuse_duplicates(body: bytes) -> None:
         seen = set()
         for name, _ in pairs:
             if name in seen:
-                raise _given_twice(name)
+                raise given_twice(name)
             seen.add(name)
 
     json.loads(body, object_pairs_hook=refuse)
@@ -190,9 +190,10 @@ def refuse_outer_duplicates(body: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise _given_twice(name)
+            raise given_twice(name)
         seen.add(name)
 
 
-def _given_twice(name: str) -> Rejected:
+def given_twice(name: str) -> Rejected:
+    """Return the refusal of a body that has a name twice."""
     return Rejected(ProblemCode.DUPLICATE_FIELD, f"{name[:64]} is given twice: give it once", field=name[:64])

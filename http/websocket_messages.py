@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from transfer_engine.http.bodies import BodyDecoder, refuse_outer_duplicates
+from transfer_engine.http.bodies import BodyDecoder, given_twice, refuse_outer_duplicates
 from transfer_engine.http.problems import ProblemCode, Rejected
 from transfer_engine.schema.transfers import TransferRecord, TransferState
 from transfer_engine.schema.wire import BalanceEntry, ErrorDetails, OptionalUserId, TransferItem
@@ -238,9 +238,11 @@ _msgpack_decode: Final = msgspec.msgpack.Decoder(Call).decode
 _json_name: Final = msgspec.json.Decoder(_Name).decode
 _msgpack_name: Final = msgspec.msgpack.Decoder(_Name).decode
 _json_item: Final = msgspec.json.Decoder(TransferItem).decode
-_msgpack_names: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_msgpack_array: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_msgpack_text: Final = msgspec.msgpack.Decoder(str).decode
 _SHORT_MAP_LAST: Final = 0x8F
 _MAP_16: Final = 0xDE
+_ARRAY_32: Final = b"\xdd"
 _msgpack_item: Final = msgspec.msgpack.Decoder(TransferItem).decode
 _explain: Final = {op: BodyDecoder(call) for op, call in CALLS.items()}
 _explain_item: Final = BodyDecoder(TransferItem)
@@ -290,11 +292,20 @@ def _refuse_doubled(message: bytes, given: int) -> None:
         given: how many of its members have a value.
     """
     kind = message[0]
-    size = message[1:3] if kind == _MAP_16 else message[1:5]
-    count = kind & 0x0F if kind <= _SHORT_MAP_LAST else int.from_bytes(size)
-    # Members beyond those that have a value: nil, or names that stand there twice.
-    if count > given and count > len(_msgpack_names(message)):
-        raise Rejected(ProblemCode.DUPLICATE_FIELD, "a name is given twice: give each once")
+    if kind <= _SHORT_MAP_LAST:
+        count, head_bytes = kind & 0x0F, 1
+    else:
+        head_bytes = 3 if kind == _MAP_16 else 5
+        count = int.from_bytes(message[1:head_bytes])
+    if count <= given:
+        return
+    # Members beyond those that have a value: nil, or names that stand there twice. As an array it keeps them all.
+    members = _msgpack_array(_ARRAY_32 + (2 * count).to_bytes(4) + message[head_bytes:])
+    seen: set[str] = set()
+    for name in map(_msgpack_text, members[::2]):
+        if name in seen:
+            raise given_twice(name)
+        seen.add(name)
 
 
 def _given(call: Call | TransferItem) -> int:

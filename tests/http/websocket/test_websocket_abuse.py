@@ -136,7 +136,8 @@ CALL = (("op", "transfer"), ("id", 1), ("from", "funding"), ("to", "trading"), (
 async def test_a_name_given_twice_in_messagepack_is_refused(pairs: tuple[tuple[str, Any], ...], is_long: bool) -> None:
     with pytest.raises(Unreadable) as unreadable:
         decode(packed(*pairs, is_long=is_long))
-    assert unreadable.value.rejected.code is ProblemCode.DUPLICATE_FIELD
+    rejected = unreadable.value.rejected
+    assert (rejected.code, rejected.field) == (ProblemCode.DUPLICATE_FIELD, pairs[-1][0])
     assert (unreadable.value.call_id, unreadable.value.op) == (pairs[-1][1] if pairs[-1][0] == "id" else 1, pairs[0][1])
 
 
