@@ -4,15 +4,11 @@ This package knows tasks and channels, not money: what runs, in what order, and 
 """
 
 from transfer_engine.actors.backoff import Backoff, CrashWindow
-from transfer_engine.actors.group_commit import (
-    FlushCrashed,
-    FlushMiscounted,
-    GroupCommit,
-    GroupCommitFull,
-    GroupCommitStatistics,
-)
+from transfer_engine.actors.flush_faults import FlushCrashed, FlushMiscounted, GroupCommitFull
+from transfer_engine.actors.group_commit import GroupCommit, GroupCommitStatistics, OnAnswer
 from transfer_engine.actors.mailbox import Mailbox, MailboxFull
-from transfer_engine.actors.pool import ActorPool, PoolClosed, PoolEscalation, PoolStatistics
+from transfer_engine.actors.pool import ActorPool, PoolClosed, PoolEscalation
+from transfer_engine.actors.pool_statistics import PoolStatistics
 from transfer_engine.actors.scanner import Scanner, ScannerStatistics
 from transfer_engine.actors.shutdown import bounded_cleanup, drain_within
 from transfer_engine.actors.supervisor import (
@@ -24,6 +20,7 @@ from transfer_engine.actors.supervisor import (
     SupervisorEscalation,
     SupervisorStatistics,
 )
+from transfer_engine.actors.turns import Turn
 
 __all__ = [
     "ActorPool",
@@ -39,6 +36,7 @@ __all__ = [
     "GroupCommitStatistics",
     "Mailbox",
     "MailboxFull",
+    "OnAnswer",
     "PoolClosed",
     "PoolEscalation",
     "PoolStatistics",
@@ -48,6 +46,7 @@ __all__ = [
     "Supervisor",
     "SupervisorEscalation",
     "SupervisorStatistics",
+    "Turn",
     "bounded_cleanup",
     "drain_within",
 ]

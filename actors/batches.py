@@ -2,10 +2,11 @@
 
 It owns the order: entries get rising tickets, batches take the oldest first, and a batch that died is begun again as it
 was, ahead of all that came later. It never waits, never flushes and never answers: everything here is synchronous, and
-knows of trio only the name of the task that an entry's answer goes to.
+knows of trio only the name of the task that an entry's answer goes to, where that is a task.
 """
 
 from collections import deque
+from collections.abc import Callable
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -17,14 +18,17 @@ R = TypeVar("R")
 
 
 class Waiting(Generic[E, R]):
-    """An entry, its answer and, while there is one, the task that waits for it."""
+    """An entry, its answer and, while there is one, the task that waits for it; or who is called with the answer."""
 
-    __slots__ = ("entry", "error", "result", "task", "weight")
+    __slots__ = ("entry", "error", "on_answer", "result", "task", "weight")
 
-    def __init__(self, entry: E, weight: int, task: Task | None) -> None:
+    def __init__(
+        self, entry: E, weight: int, task: Task | None, on_answer: Callable[[R | None, Exception | None], None] | None
+    ) -> None:
         self.entry = entry
         self.weight = weight
         self.task = task
+        self.on_answer = on_answer
         self.result: R | None = None
         self.error: Exception | None = None
 

@@ -20,23 +20,15 @@ import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task
 
 from transfer_engine.actors.batches import Batch, Batches, Waiting
+from transfer_engine.actors.flush_faults import FlushCrashed, FlushMiscounted, GroupCommitFull, fresh
 
 E = TypeVar("E")
 R = TypeVar("R")
 
+OnAnswer = Callable[[R | None, Exception | None], None]
+"""Called with an entry's result, or with its fault."""
+
 _log = logging.getLogger(__name__)
-
-
-class GroupCommitFull(Exception):
-    """As much waits as may wait: the entry was not taken. Try again later."""
-
-
-class FlushCrashed(Exception):
-    """The flush of this very entry crashed too often. Whether it was applied is unknown; the cause is chained."""
-
-
-class FlushMiscounted(Exception):
-    """A flush returned another number of results than it was given entries: a crash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +172,9 @@ class GroupCommit(Generic[E, R]):
 
         Cancellation leaves nothing behind.
         """
-        await trio.lowlevel.checkpoint()
-        if self._batches.weight < weight:
+        if self._batches.weight >= weight:
+            await trio.lowlevel.checkpoint()
+        else:
             is_heavy = trio.Event()
             self._is_heavy = weight, is_heavy
             try:
@@ -217,20 +210,23 @@ class GroupCommit(Generic[E, R]):
         Raises :class:`GroupCommitFull` and :class:`ValueError` (heavier than a whole flush, or no weight at all) when
         it was not taken; one of the expected faults or :class:`FlushCrashed` when its outcome is unknown.
         """
-        waiting = self._take(entry, trio.lowlevel.current_task(), admitted=admitted)
+        waiting = self._take(entry, trio.lowlevel.current_task(), None, admitted=admitted)
         await trio.lowlevel.wait_task_rescheduled(waiting.abandon)
         if waiting.error is not None:
             raise waiting.error
         return cast("R", waiting.result)
 
-    def submit_nowait(self, entry: E, *, admitted: bool = False) -> int:
-        """Take ``entry``; its result is dropped, its faults are only counted and logged.
+    def submit_nowait(self, entry: E, *, on_answer: OnAnswer[R] | None = None, admitted: bool = False) -> int:
+        """Take ``entry``; without ``on_answer`` its result is dropped, its faults are only counted and logged.
+
+        ``on_answer`` is called once, with what :meth:`submit` would return or raise, from within the flush's task and
+        before that begins another one: it must neither wait nor raise. What it raises all the same is logged.
 
         Returns its ticket for :meth:`has_passed`: 1 or more, and more than every entry's that was taken before.
 
         Raises :class:`GroupCommitFull` and :class:`ValueError` like :meth:`submit`.
         """
-        self._take(entry, None, admitted=admitted)
+        self._take(entry, None, on_answer, admitted=admitted)
         return self._batches.taken
 
     def has_passed(self, ticket: int) -> bool:
@@ -241,7 +237,7 @@ class GroupCommit(Generic[E, R]):
         return self._batches.has_passed(ticket)
 
     @trio.lowlevel.enable_ki_protection
-    def _take(self, entry: E, task: Task | None, *, admitted: bool) -> Waiting[E, R]:
+    def _take(self, entry: E, task: Task | None, on_answer: OnAnswer[R] | None, *, admitted: bool) -> Waiting[E, R]:
         weight = 1 if self._weigh is None else self._weigh(entry)
         if not 1 <= weight <= self._batch_weight_most:
             raise ValueError(
@@ -252,7 +248,7 @@ class GroupCommit(Generic[E, R]):
             raise GroupCommitFull(
                 f"{self.name!r} is full: weight {self._batches.weight} of {self._waiting_weight_most} waits"
             )
-        waiting: Waiting[E, R] = Waiting(entry, weight, task)
+        waiting: Waiting[E, R] = Waiting(entry, weight, task, on_answer)
         self._batches.append(waiting)
         if self._is_heavy is not None and self._batches.weight >= self._is_heavy[0]:
             self._is_heavy[1].set()
@@ -265,7 +261,8 @@ class GroupCommit(Generic[E, R]):
 
         Only a running group commit drains: bound the wait with a deadline. Cancellation leaves nothing behind.
         """
-        await trio.lowlevel.checkpoint()
+        if not self._batches.entries:
+            await trio.lowlevel.checkpoint()
         while self._batches.entries:
             if self._drained is None:
                 self._drained = trio.Event()
@@ -334,9 +331,8 @@ class GroupCommit(Generic[E, R]):
             _log.warning("group commit %s: a flush of %d entries failed: %r", self.name, len(batch.waiting), fault)
             self._release(batch)
             for waiting in batch.waiting:
-                if waiting.task is not None:
-                    waiting.error = _fresh(fault)
-                    trio.lowlevel.reschedule(waiting.task)
+                if waiting.task is not None or waiting.on_answer is not None:
+                    self._answer(waiting, None, fresh(fault))
         except Exception as crash:
             if not self._crashed(batch, crash):
                 raise
@@ -346,9 +342,8 @@ class GroupCommit(Generic[E, R]):
             self._entries_most_in_a_flush = max(self._entries_most_in_a_flush, len(batch.waiting))
             self._release(batch)
             for waiting, result in zip(batch.waiting, results, strict=True):
-                if waiting.task is not None:
-                    waiting.result = result
-                    trio.lowlevel.reschedule(waiting.task)
+                if waiting.task is not None or waiting.on_answer is not None:
+                    self._answer(waiting, result, None)
 
     async def _wait_for_entries(self) -> None:
         """Be idle until there may be something to flush. Cancellation leaves every entry where it is."""
@@ -391,24 +386,22 @@ class GroupCommit(Generic[E, R]):
             "group commit %s: an entry crashed %d flushes and is set aside: %r",
             self.name, batch.crashes, waiting.entry, exc_info=crash,
         )  # fmt: skip
-        waiting.error = FlushCrashed(f"{self.name!r} crashed {batch.crashes} times on one entry: {crash!r}")
-        waiting.error.__cause__ = crash
+        error = FlushCrashed(f"{self.name!r} crashed {batch.crashes} times on one entry: {crash!r}")
+        error.__cause__ = crash
         self._release(batch)
-        if waiting.task is not None:
-            trio.lowlevel.reschedule(waiting.task)
+        self._answer(waiting, None, error)
         return True
 
-
-def _fresh(fault: Exception) -> Exception:
-    """Return a copy of ``fault``, chained to it: one exception object raised in many tasks mixes up their tracebacks.
-
-    It is made without ``__init__``, whose signature may be anything. A class that can't be made even so is raised as it
-    is: whoever waits must be answered.
-    """
-    try:
-        fresh = type(fault).__new__(type(fault), *fault.args)
-    except Exception:  # noqa: BLE001  a constructor of its own may raise anything
-        return fault
-    fresh.__dict__.update(fault.__dict__)
-    fresh.__cause__ = fault
-    return fresh
+    def _answer(self, waiting: Waiting[E, R], result: R | None, error: Exception | None) -> None:
+        """Answer an entry, whose batch was released."""
+        if waiting.task is not None:
+            waiting.result = result
+            waiting.error = error
+            trio.lowlevel.reschedule(waiting.task)
+        elif waiting.on_answer is not None:
+            try:
+                waiting.on_answer(result, error)
+            except Exception:  # noqa: BLE001  whoever it is, the others of his batch are to have their answers
+                _log.critical(
+                    "group commit %s: an answer could not be told: %r", self.name, waiting.entry, exc_info=True
+                )

@@ -1,33 +1,38 @@
 """One actor a key: messages of one key are handled in order, those of different keys at the same time.
 
-An actor is a mailbox plus, while it has messages, a task. What may be lost lives in the mailboxes, outside of any
-task; tasks are lent: one that has emptied its actor's mailbox serves the next actor that gets a message, and those that
-nobody needed for a while are dismissed. So an idle actor costs no memory at all, and a message to any actor costs one
-task wake-up, not a spawn.
+An actor is a mailbox and, while it has messages, somebody who is at them. What may be lost lives in the mailboxes,
+outside of any task. So an idle actor costs no memory at all.
 
-What lives here: mailboxes, tasks, crashes. What never does: what a message means.
+Where the pool is given ``begin``, messages are begun by one task for all actors, and answered by whoever calls back:
+what nearly always takes no more than to be handed on from one group commit to the next costs no task at all, where
+three wake-ups of one would be half of it. Whatever is different takes a task. Tasks are lent: one that has emptied its
+actor's mailbox serves the next actor that needs one, and those that nobody needed for a while are dismissed; so that
+costs one wake-up, not a spawn.
+
+What lives here: mailboxes, tasks, crashes. What never does: what a message means. Should a run die, the actors that
+tasks were at are served anew by the next one; those that were begun are left to whoever will call back.
 """
 
 import contextvars
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
-from itertools import islice
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task
 
+from transfer_engine.actors.actor import BEGUN, QUEUED, TASK, Actor, Trouble
 from transfer_engine.actors.backoff import Backoff, CrashWindow
-from transfer_engine.actors.mailbox import Mailbox, MailboxFull
+from transfer_engine.actors.mailbox import MailboxFull
+from transfer_engine.actors.pool_statistics import PoolStatistics
+from transfer_engine.actors.spare_tasks import SLICE, SpareTasks
+from transfer_engine.actors.turns import Begin
 
 K = TypeVar("K", bound=Hashable)
 M = TypeVar("M")
 
 _log = logging.getLogger(__name__)
-
-_SLICE: Final = 1_000
-"""Tasks spawned or dismissed between two checkpoints: at 2.5-9 µs each, the other tasks wait for under 10 ms."""
 
 
 class PoolClosed(Exception):
@@ -36,56 +41,6 @@ class PoolClosed(Exception):
 
 class PoolEscalation(Exception):
     """Handlers crash more often than the pool's limit allows. Every message is still in its mailbox."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStatistics:
-    """What a pool is doing and has done."""
-
-    name: str
-    running: bool
-    closed: bool
-    actors: int
-    """Actors with messages: keys whose mailbox is not empty."""
-    tasks_spare: int
-    """Tasks that wait for an actor to serve."""
-    messages_waiting: int
-    """Messages in all mailboxes, those being handled included."""
-    messages_handled: int
-    messages_refused: int
-    """Not taken: a mailbox or the pool was full, or the pool was closed."""
-    messages_poisoned: int
-    """Set aside, because they crashed their handler too often."""
-    crashes: int
-    """Handler and poison callbacks that raised."""
-    last_error: str | None
-
-
-class _Trouble:
-    """What an actor remembers of its crashes until the messages of the crashed batch are past."""
-
-    __slots__ = ("alone", "attempts", "crashes", "error", "poison_crashes")
-
-    def __init__(self, alone: int, error: Exception) -> None:
-        self.alone = alone
-        """Messages, from the oldest on, that are handled one at a time."""
-        self.attempts = 0
-        """Crashes in a row: what the backoff grows with."""
-        self.crashes = 0
-        """Crashes of the oldest message, handled alone."""
-        self.poison_crashes = 0
-        self.error = error
-
-
-class _Actor(Generic[K, M]):
-    """A key's mailbox and its trouble, outside of any task. That of a spare task has no key."""
-
-    __slots__ = ("key", "mailbox", "trouble")
-
-    def __init__(self, key: K, capacity: int) -> None:
-        self.key = key
-        self.mailbox: Mailbox[M] = Mailbox(capacity)
-        self.trouble: _Trouble | None = None
 
 
 class ActorPool(Generic[K, M]):
@@ -97,6 +52,10 @@ class ActorPool(Generic[K, M]):
     one that crashes its handler ``crashes_most`` times is poison: ``poison(key, message, error)`` is awaited, the
     message leaves, those behind it go on. ``poison`` itself is tried ``crashes_most`` times at most. Delivery is at
     least once: a handler that was cancelled or crashed halfway sees the same messages again.
+
+    ``begin(key, messages, turn)``, if it is given, comes first, called synchronously with what ``handle`` would be
+    given. True: it is answered for, and ``turn`` is told how it went; until then nobody else is at that key's messages,
+    also where :meth:`run` ends meanwhile. False, or where the actor has crashed: ``handle``'s.
 
     Bounds: ``mailbox_capacity`` messages a key, ``messages_most`` in all mailboxes together (None: no such bound). A
     task that was spare for ``idle_ms`` is dismissed before ``2 * idle_ms`` are over. More than ``pool_crashes_most``
@@ -114,6 +73,7 @@ class ActorPool(Generic[K, M]):
         batch_most: int,
         idle_ms: int,
         poison: Callable[[K, M, BaseException], Awaitable[None]],
+        begin: Begin[K, M] | None = None,
         crashes_most: int = 3,
         backoff: Backoff | None = None,
         messages_most: int | None = None,
@@ -132,6 +92,7 @@ class ActorPool(Generic[K, M]):
         self.name = name
         self._handle = handle
         self._poison = poison
+        self._begin = begin
         self._mailbox_capacity = mailbox_capacity
         self._batch_most = batch_most
         self._idle_ms = idle_ms
@@ -141,11 +102,14 @@ class ActorPool(Generic[K, M]):
         self._window = CrashWindow(pool_crashes_most, pool_crashes_window_ms)
 
         # Invariant between any two steps of the loop: a key is in _actors if and only if its mailbox has messages, and
-        # while the pool runs, then exactly one task serves it (or is about to be spawned by run()).
-        self._actors: dict[K, _Actor[K, M]] = {}
-        # A stack: the newest is served first, so that surplus tasks gather at its bottom. Each keeps an empty actor.
-        self._spare: dict[Task, _Actor[K, M]] = {}
-        self._spare_least = 0
+        # then it is either in _queue, once, or begun, or (while the pool runs) served by exactly one task, or about to
+        # be: run() spawns what it finds.
+        self._actors: dict[K, Actor[K, M]] = {}
+        self._queue: deque[Actor[K, M]] = deque()
+        """Those whose messages are to be begun."""
+        self._beginner: Task | None = None
+        """Begins them; here while it has nothing to do."""
+        self._spare: SpareTasks[Actor[K, M]] = SpareTasks()
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.Context()
         self._running = False
@@ -224,20 +188,11 @@ class ActorPool(Generic[K, M]):
                 raise
             self._messages_waiting += 1
             return
-        self._messages_waiting += 1
-        if self._spare:
-            task, actor = self._spare.popitem()
-            self._spare_least = min(self._spare_least, len(self._spare))
-            actor.key = key
-            actor.mailbox.put_nowait(message)
-            self._actors[key] = actor
-            trio.lowlevel.reschedule(task)
-            return
-        actor = _Actor(key, self._mailbox_capacity)
+        actor = Actor(key, self._mailbox_capacity, TASK)
         actor.mailbox.put_nowait(message)
         self._actors[key] = actor
-        if self._nursery is not None:
-            self._spawn(self._nursery, actor)
+        self._messages_waiting += 1
+        self._serve_soon(actor)
 
     def close(self) -> None:
         """Take no more messages: from now on :meth:`tell_nowait` raises :class:`PoolClosed`. Idempotent.
@@ -274,10 +229,12 @@ class ActorPool(Generic[K, M]):
                 # Tasks get the pool's context, not that of the caller whose message happened to need one.
                 self._context = contextvars.copy_context()
                 self._nursery = nursery
+                if self._begin is not None:
+                    nursery.start_soon(self._begin_queued, name=f"beginner of {self.name}")
                 try:
                     await self._respawn(nursery)
                     task_status.started()
-                    await self._dismiss_surplus()
+                    await self._spare.dismiss_surplus(self._idle_ms / 1000)
                 finally:
                     # While this body runs the nursery is open; from here on nobody may spawn into it.
                     self._nursery = None
@@ -287,72 +244,116 @@ class ActorPool(Generic[K, M]):
             raise self._escalation
 
     async def _respawn(self, nursery: trio.Nursery) -> None:
-        """Spawn a task for every actor that a former run, or nobody yet, has served."""
-        for position, actor in enumerate(tuple(self._actors.values())):
-            if position % _SLICE == 0:
+        """Spawn a task for every actor that takes one, and that only a former run has served, or nobody yet."""
+        for position, actor in enumerate([actor for actor in self._actors.values() if actor.service is TASK]):
+            if position % SLICE == 0:
                 await trio.lowlevel.checkpoint()
             self._spawn(nursery, actor)
 
-    def _spawn(self, nursery: trio.Nursery, actor: _Actor[K, M]) -> None:
+    def _spawn(self, nursery: trio.Nursery, actor: Actor[K, M]) -> None:
         self._context.run(lambda: nursery.start_soon(self._serve, actor, name=f"actor of {self.name}"))
 
-    async def _dismiss_surplus(self) -> None:
-        """Dismiss, every ``idle_ms``, the spare tasks that nobody needed since the last time."""
-        while True:
-            await trio.sleep(self._idle_ms / 1000)
-            surplus = self._spare_least
-            while surplus > 0:
-                for task in list(islice(self._spare, min(surplus, _SLICE))):
-                    # Its mailbox is empty: that is how the task knows that it is dismissed.
-                    del self._spare[task]
-                    trio.lowlevel.reschedule(task)
-                surplus -= _SLICE
-                await trio.lowlevel.checkpoint()
-            self._spare_least = len(self._spare)
+    def _serve_soon(self, actor: Actor[K, M]) -> None:
+        """Have somebody at an actor's messages, that nobody is at."""
+        if self._begin is None or actor.trouble is not None:
+            self._lend_task(actor)
+            return
+        actor.service = QUEUED
+        self._queue.append(actor)
+        if self._beginner is not None:
+            beginner, self._beginner = self._beginner, None
+            trio.lowlevel.reschedule(beginner)
 
-    async def _serve(self, actor: _Actor[K, M]) -> None:
-        """Empty the actor's mailbox, then wait to be lent to another actor; return when dismissed."""
+    def _lend_task(self, actor: Actor[K, M]) -> None:
+        actor.service = TASK
+        if not self._spare.lend(actor) and self._nursery is not None:
+            self._spawn(self._nursery, actor)
+
+    async def _begin_queued(self) -> None:
+        """Begin what is queued, until cancelled; that leaves the rest in the queue, for the next run."""
         task = trio.lowlevel.current_task()
-        mailbox = actor.mailbox
-        spare = self._spare
+        queue = self._queue
 
         def abort(_: RaiseCancelT) -> Abort:
-            del spare[task]
+            self._beginner = None
             return Abort.SUCCEEDED
 
-        while mailbox:
-            while True:
-                if actor.trouble is None:
-                    messages = mailbox.peek(self._batch_most)
-                    try:
-                        await self._handle(actor.key, messages)
-                    except Exception as error:  # noqa: BLE001  a crash is whatever the handler let out
-                        await self._crashed(actor, len(messages), error)
-                    else:
-                        self._messages_handled += len(messages)
-                        self._leave(actor, len(messages))
-                    del messages  # a spare task keeps nothing alive
-                else:
-                    await self._handle_alone(actor, actor.trouble)
-                if not mailbox:
-                    break
-                # A key that never runs dry must not keep the other tasks from running, whatever its handler awaits.
+        while True:
+            # All that there are now, in one go: they came together, and go on together. Not those that come meanwhile.
+            for _ in range(len(queue)):
+                self._begin_one(queue.popleft())
+            if queue:
                 await trio.lowlevel.checkpoint()
-            spare[task] = actor
-            await trio.lowlevel.wait_task_rescheduled(abort)
+            else:
+                self._beginner = task
+                await trio.lowlevel.wait_task_rescheduled(abort)
 
-    def _leave(self, actor: _Actor[K, M], count: int) -> None:
-        """Let the ``count`` oldest messages leave, and the actor with the last of them."""
+    @trio.lowlevel.enable_ki_protection
+    def _begin_one(self, actor: Actor[K, M]) -> None:
+        messages = actor.mailbox.peek(self._batch_most)
+        actor.service = BEGUN
+        actor.begun = len(messages)
+        turn = _Turn(self, actor)
+        try:
+            is_begun = self._begin is not None and self._begin(actor.key, messages, turn)
+        except Exception as error:  # noqa: BLE001  a crash is whatever it let out
+            turn.crashed(error)
+        else:
+            if not is_begun:
+                turn.hand_over()
+
+    def _begun_done(self, actor: Actor[K, M]) -> None:
+        self._messages_handled += actor.begun
+        if self._leave(actor, actor.begun):
+            self._serve_soon(actor)
+
+    async def _serve(self, actor: Actor[K, M] | None) -> None:
+        """Empty the actor's mailbox, then wait to be lent to another actor; return when dismissed."""
+        while actor is not None:
+            await self._empty(actor)
+            del actor  # a spare task keeps nothing alive
+            actor = await self._spare.wait()
+
+    async def _empty(self, actor: Actor[K, M]) -> None:
+        """Handle an actor's messages until there are none, or until they can be begun again."""
+        while True:
+            if actor.crash is not None:
+                crash, actor.crash = actor.crash, None
+                await self._crashed(actor, actor.begun, crash)
+                del crash
+            elif actor.trouble is None:
+                messages = actor.mailbox.peek(self._batch_most)
+                try:
+                    await self._handle(actor.key, messages)
+                except Exception as error:  # noqa: BLE001  a crash is whatever the handler let out
+                    await self._crashed(actor, len(messages), error)
+                else:
+                    self._messages_handled += len(messages)
+                    self._leave(actor, len(messages))
+                del messages
+            else:
+                await self._handle_alone(actor, actor.trouble)
+            if not actor.mailbox:
+                return
+            if self._begin is not None and actor.trouble is None:
+                self._serve_soon(actor)
+                return
+            # A key that never runs dry must not keep the other tasks from running, whatever its handler awaits.
+            await trio.lowlevel.checkpoint()
+
+    def _leave(self, actor: Actor[K, M], count: int) -> bool:
+        """Let the ``count`` oldest messages leave, and the actor with the last of them; False where it has left."""
         actor.mailbox.drop(count)
         self._messages_waiting -= count
-        if not actor.mailbox:
-            del self._actors[actor.key]
-            del actor.key
-            if self._drained is not None and not self._actors:
-                self._drained.set()
-                self._drained = None
+        if actor.mailbox:
+            return True
+        del self._actors[actor.key]
+        if self._drained is not None and not self._actors:
+            self._drained.set()
+            self._drained = None
+        return False
 
-    async def _handle_alone(self, actor: _Actor[K, M], trouble: _Trouble) -> None:
+    async def _handle_alone(self, actor: Actor[K, M], trouble: Trouble) -> None:
         """Handle the oldest message of a crashed batch alone, or set it aside."""
         [message] = actor.mailbox.peek(1)
         poisonous = trouble.crashes >= self._crashes_most
@@ -384,22 +385,22 @@ class ActorPool(Generic[K, M]):
             actor.trouble = None
         self._leave(actor, 1)
 
-    async def _crashed(self, actor: _Actor[K, M], count: int, error: Exception) -> None:
+    async def _crashed(self, actor: Actor[K, M], count: int, error: Exception) -> None:
         """Remember the crash of a batch of ``count`` messages, then back off."""
         trouble = actor.trouble
         if trouble is None:
-            trouble = actor.trouble = _Trouble(count, error)
+            trouble = actor.trouble = Trouble(count, error)
         trouble.error = error
         if count == 1:
             trouble.crashes += 1
         await self._back_off(trouble, actor, error)
 
-    async def _back_off(self, trouble: _Trouble, actor: _Actor[K, M], error: Exception) -> None:
+    async def _back_off(self, trouble: Trouble, actor: Actor[K, M], error: Exception) -> None:
         self._note_crash(actor, error)
         trouble.attempts += 1
         await self._backoff.sleep(trouble.attempts)
 
-    def _note_crash(self, actor: _Actor[K, M], error: Exception) -> None:
+    def _note_crash(self, actor: Actor[K, M], error: Exception) -> None:
         """Count and log a crash; too many of them end this run."""
         self._crashes += 1
         self._last_error = repr(error)  # not the error itself: it holds on to its frames
@@ -408,3 +409,23 @@ class ActorPool(Generic[K, M]):
             self._escalation = PoolEscalation(f"too many crashes in pool {self.name!r}: {self._window!r}")
             self._escalation.__cause__ = error
             self._nursery.cancel_scope.cancel()
+
+
+class _Turn(Generic[K, M]):
+    """A turn, see :class:`transfer_engine.actors.turns.Turn`."""
+
+    __slots__ = ("_actor", "_pool")
+
+    def __init__(self, pool: ActorPool[K, M], actor: Actor[K, M]) -> None:
+        self._pool = pool
+        self._actor = actor
+
+    def done(self) -> None:
+        self._pool._begun_done(self._actor)
+
+    def crashed(self, error: Exception) -> None:
+        self._actor.crash = error
+        self._pool._lend_task(self._actor)
+
+    def hand_over(self) -> None:
+        self._pool._lend_task(self._actor)

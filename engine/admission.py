@@ -122,7 +122,9 @@ class Admission:
             Overloaded: no room, or no backend, now.
         """
         self._check(user_id, target_user_id, asset_id, amount, key)
-        if source.account_id(user_id, asset_id) == target.account_id(target_user_id, asset_id):
+        if source.code == target.code and (
+            source.account_id(user_id, asset_id) == target.account_id(target_user_id, asset_id)
+        ):
             refuse(RefusalCode.SAME_ACCOUNT, "to", "from and to are the same account: name two different ones")
         mark = fingerprint(
             source=source.name,
@@ -290,7 +292,7 @@ class Admission:
                 "try again later",
             )
         for name, health in self._backends.items():
-            if not health.is_good:
+            if health.fault:
                 raise Overloaded(RefusalCode.UNAVAILABLE, f"the {name} can't be reached now: try again later")
 
 

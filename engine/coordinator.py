@@ -35,6 +35,7 @@ from transfer_engine.engine.records.protocol import RecordsUnavailable
 from transfer_engine.engine.services.protocol import Failed, Pending, Success
 from transfer_engine.engine.state_machine import TransferEvent
 from transfer_engine.engine.submitter import Submitter
+from transfer_engine.engine.trips import Trips
 from transfer_engine.engine.verdicts import (
     REFUSAL_REASONS,
     EndVerdict,
@@ -88,6 +89,8 @@ class Coordinator:
         self._alerts = alerts
         self._calls = calls
         self._drive_soon = drive_soon
+        self.trips = Trips(submitter, recorder, lease, self._read_wallet_pair)
+        """Carries what is plain, without a task; all else is :meth:`handle`'s."""
         self.held_up: set[int] = set()
         """Users whose queue waits for a core: what stands in it holds up nobody else."""
 

@@ -188,6 +188,24 @@ class DailySums:
         if loading.fault is not None:
             raise loading.fault
 
+    async def load_here(self, user_id: int) -> None:
+        """As :meth:`load`, for a task that ends with the engine and not before: it does the reading itself.
+
+        Raises:
+            RecordsUnavailable: the record store did not answer.
+            Overloaded: the engine is shutting down.
+        """
+        if user_id in self._users:
+            return
+        loading = self._loading.get(user_id)
+        if loading is None:
+            loading = self._loading[user_id] = _Loading(self.today)
+            await self._load(user_id, loading)
+        else:
+            await loading.done.wait()
+        if loading.fault is not None:
+            raise loading.fault
+
     async def _load(self, user_id: int, loading: _Loading) -> None:
         """Read a user's history of today, newest first."""
         try:

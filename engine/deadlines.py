@@ -8,15 +8,28 @@ with them: kept until they were due, they would be most of what the engine holds
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
-from transfer_engine.engine.open_transfers import Listener, OpenTransfer, Waiter
+from transfer_engine.engine.open_transfers import OpenTransfer
 from transfer_engine.engine.outcomes import InvalidTransfer, RefusalCode
 
 SWEEPS_IN_DEADLINE: Final = 40
 """How often the sweeper looks within one deadline: a caller may be let go by this fraction of it early."""
+
+
+class Waits(Protocol):
+    """Somebody who waits, and can be let go."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether he does still."""
+        ...
+
+    def wake(self) -> None:
+        """Let him go; a second time does nothing."""
+        ...
 
 
 class Deadlines:
@@ -32,7 +45,7 @@ class Deadlines:
         self._on_sweep = on_sweep
         self._deadline_s = deadline_ms / 1000
         self._tick_s = self._deadline_s / SWEEPS_IN_DEADLINE
-        self._queue: deque[tuple[float, Waiter | Listener]] = deque()
+        self._queue: deque[tuple[float, Waits]] = deque()
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -62,6 +75,13 @@ class Deadlines:
             on_wake()
         else:
             self._queue.append((trio.current_time() + self._deadline_s, transfer.new_listener(on_wake)))
+
+    def watch(self, waits: Waits) -> None:
+        """Have somebody let go at the engine's own deadline, if he waits still; at once where it is closed."""
+        if self._is_closed:
+            waits.wake()
+        else:
+            self._queue.append((trio.current_time() + self._deadline_s, waits))
 
     def close(self) -> None:
         """Let everybody go who waits, and let nobody wait any more: the engine has ended, no answer will come."""

@@ -14,6 +14,7 @@ from transfer_engine.engine.contests import Undecided, admit_in_turn, decide
 from transfer_engine.engine.deadlines import check_deadline
 from transfer_engine.engine.history import merged, placed
 from transfer_engine.engine.limits import AssetLimits
+from transfer_engine.engine.lines import InLine, Place
 from transfer_engine.engine.open_transfers import Custody, OpenTransfer
 from transfer_engine.engine.outbox import Outbox
 from transfer_engine.engine.outcomes import (
@@ -126,6 +127,8 @@ class Engine:
             transfer, is_joined = self._admit(order)
         except Refused as refused:
             callers.tell(on_answer, refused)
+        except InLine as in_line:
+            self._submit_in_line(in_line.place, on_answer)
         except Undecided as undecided:
             callers.start(partial(self._submit_in_turn, undecided, order, on_answer), on_answer)
         except Exception as fault:  # noqa: BLE001  told like any other: those that come with it have their own answers
@@ -168,6 +171,18 @@ class Engine:
     def _listen(self, transfer: OpenTransfer, on_answer: OnAnswer, *, is_joined: bool) -> None:
         tell = self._parts.callers.tell
         self._parts.deadlines.listen(transfer, lambda: tell(on_answer, self._answer(transfer, is_joined=is_joined)))
+
+    def _submit_in_line(self, place: Place, on_answer: OnAnswer) -> None:
+        """Have a caller told what becomes of his place, and then of his transfer; no task waits for it."""
+
+        def decided(answer: tuple[OpenTransfer, bool] | Exception) -> None:
+            if isinstance(answer, Exception):
+                self._parts.callers.tell(on_answer, answer)
+            else:
+                self._listen(answer[0], on_answer, is_joined=answer[1])
+
+        place.listen(decided)
+        self._parts.deadlines.watch(place)
 
     async def _submit_in_turn(self, undecided: Undecided, order: TransferOrder, on_answer: OnAnswer) -> None:
         admit = partial(self._admit, order)

@@ -13,7 +13,7 @@ the limits are by now. Where the record store does not answer, nobody knows whet
 from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import trio
@@ -64,7 +64,7 @@ class PerhapsRepeated(Exception):
 class Place:
     """One request's place in its user's line, and what became of it there."""
 
-    __slots__ = ("_answer", "_is_decided", "is_given_up", "is_looked_up", "record", "wanted")
+    __slots__ = ("_answer", "_on_decided", "is_given_up", "is_looked_up", "record", "wanted")
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
@@ -72,7 +72,7 @@ class Place:
         self.is_looked_up = False
         self.is_given_up = False
         self._answer: tuple[OpenTransfer, bool] | Exception | None = None
-        self._is_decided = trio.Event()
+        self._on_decided: Callable[[], None] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -80,10 +80,32 @@ class Place:
         return self.is_given_up or self._answer is not None
 
     def decide(self, answer: tuple[OpenTransfer, bool] | Exception) -> None:
-        """Say what became of it; the first answer stands."""
+        """Say what became of it; the first answer stands. Who listens is called."""
         if self._answer is None:
             self._answer = answer
-            self._is_decided.set()
+            if self._on_decided is not None:
+                self._on_decided()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is not decided yet."""
+        return self._answer is None
+
+    def wake(self) -> None:
+        """Give it up, if it is not decided by now: it was not its turn by the deadline, and nothing was taken."""
+        if self._answer is None:
+            self.is_given_up = True
+            if self.wanted.is_keyed:
+                self.decide(RecordsUnavailable("what the limits need to know was not there in time"))
+            else:
+                self.decide(Overloaded(RefusalCode.UNAVAILABLE, _NOT_KNOWN))
+
+    def listen(self, on_decided: "Callable[[tuple[OpenTransfer, bool] | Exception], None]") -> None:
+        """Have somebody told once what became of it; it may neither raise nor take long."""
+        if self._answer is not None:
+            on_decided(self._answer)
+        else:
+            self._on_decided = lambda: on_decided(cast("tuple[OpenTransfer, bool] | Exception", self._answer))
 
     async def taken(self, deadline_ms: int) -> tuple[OpenTransfer, bool]:
         """Return the transfer, and whether it was under way or answered before, once it is its turn.
@@ -95,18 +117,18 @@ class Place:
             Overloaded, or, with a key, RecordsUnavailable: it was not its turn by the deadline; nothing was taken.
         """
         if self._answer is None:
+            is_decided = trio.Event()
+            self._on_decided = is_decided.set
             try:
                 with trio.move_on_after(deadline_ms / 1000):
-                    await self._is_decided.wait()
+                    await is_decided.wait()
+                self.wake()
             finally:
-                self.is_given_up = self._answer is None
-        if self._answer is None:
-            if self.wanted.is_keyed:
-                raise RecordsUnavailable("what the limits need to know was not there in time")
-            raise Overloaded(RefusalCode.UNAVAILABLE, _NOT_KNOWN)
+                if self.is_waiting:
+                    self.is_given_up = True
         if isinstance(self._answer, Exception):
             raise self._answer
-        return self._answer
+        return cast("tuple[OpenTransfer, bool]", self._answer)
 
 
 class InLine(Undecided):
@@ -206,7 +228,7 @@ class Lines:
         """Get to know what the head of the line needs; what can't be known is his answer."""
         try:
             if isinstance(question, SumUnknown):
-                await self._sums.load(place.wanted.intent.user_id)
+                await self._sums.load_here(place.wanted.intent.user_id)
             elif isinstance(question, PerhapsAnswered):
                 await self._look_up(line)
             elif isinstance(question, PerhapsRepeated | KeyContested):

@@ -13,7 +13,7 @@ thousands, and a question each would cost three times as much as the transfers t
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
-from transfer_engine.actors import Backoff, GroupCommit, GroupCommitStatistics
+from transfer_engine.actors import Backoff, GroupCommit, GroupCommitStatistics, OnAnswer
 from transfer_engine.engine.alerts import Alerts
 from transfer_engine.engine.journal import INTENTS_IN_BLOB_MOST, Journal, Journaled
 from transfer_engine.engine.open_transfers import OpenTransfer
@@ -118,6 +118,13 @@ class Recorder:
             await self.intents.submit(part, admitted=True)
             for transfer in part:
                 transfer.is_journaled = True
+
+    def journal_nowait(self, transfers: Sequence[Journaled], on_answer: OnAnswer[None]) -> None:
+        """Have the intents of at most one blob's transfers made durable; the caller notes that they are.
+
+        See :meth:`transfer_engine.actors.GroupCommit.submit_nowait`.
+        """
+        self.intents.submit_nowait(transfers, on_answer=on_answer, admitted=True)
 
     async def persist(self, transfer: OpenTransfer) -> None:
         """Make a row of the transfer's present state durable, before the call that it announces.

@@ -169,8 +169,9 @@ class Settings(_Frozen):
     """Transfers of one user in one submission: a hot user's throughput against the others' latency."""
     idle_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 30_000
     """A user's actor that had nothing to do for this long is gone."""
-    known_accounts_most: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
-    """Accounts remembered as acknowledged; one that was forgotten is acknowledged again."""
+    known_accounts_most: Annotated[int, Field(ge=1, le=10_000_000)] = 524_288
+    """Accounts remembered as acknowledged, about 100 bytes of memory each; one that was forgotten is acknowledged
+    again."""
     limited_users_most: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
     """Users whose sums of the day are remembered, for assets that have a ``daily_most``, about 1 KiB of memory each; a
     sum that was forgotten is read from the user's history again."""

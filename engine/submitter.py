@@ -10,8 +10,9 @@ from typing import Final, TypeVar
 
 from tigerbeetle import Account, CreateAccountResult, CreateTransferResult, Transfer
 
-from transfer_engine.actors import Backoff, GroupCommit, GroupCommitStatistics
+from transfer_engine.actors import Backoff, GroupCommit, GroupCommitStatistics, OnAnswer
 from transfer_engine.engine.alerts import Alerts
+from transfer_engine.engine.known_accounts import KnownAccounts
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, Ledger, LedgerUnavailable
 from transfer_engine.engine.legs import new_account
 from transfer_engine.engine.verdicts import ACKNOWLEDGED_ACCOUNT
@@ -81,8 +82,7 @@ class Submitter:
         self._ledger = ledger
         self._alerts = alerts
         self._backoff = Backoff()
-        self._known: dict[int, None] = {}
-        self._known_most = known_accounts_most
+        self._known = KnownAccounts(known_accounts_most)
         self.transfers: GroupCommit[Sequence[Transfer], list[CreateTransferResult]] = GroupCommit(
             "submitter",
             self._flush_transfers,
@@ -107,6 +107,10 @@ class Submitter:
         """
         return await self.transfers.submit(events, admitted=True)
 
+    def submit_nowait(self, events: Sequence[Transfer], on_answer: OnAnswer[list[CreateTransferResult]]) -> None:
+        """As :meth:`submit`, the answers being told; see :meth:`transfer_engine.actors.GroupCommit.submit_nowait`."""
+        self.transfers.submit_nowait(events, on_answer=on_answer, admitted=True)
+
     def are_known(self, debit_account_id: int, credit_account_id: int) -> bool:
         """Tell whether both accounts are acknowledged."""
         return debit_account_id in self._known and credit_account_id in self._known
@@ -124,7 +128,7 @@ class Submitter:
             results = await self.accounts.submit([new_account(account_id) for account_id in part], admitted=True)
             for account_id, result in zip(part, results, strict=True):
                 if result.status in ACKNOWLEDGED_ACCOUNT:
-                    self._acknowledge(account_id)
+                    self._known.add(account_id)
                 else:
                     refused.append(account_id)
                     self._alerts.critical(
@@ -133,6 +137,26 @@ class Submitter:
                         status=getattr(result.status, "name", result.status),
                     )
         return refused
+
+    def open_accounts_nowait(self, account_ids: Sequence[int], on_end: Callable[[], None]) -> None:
+        """Try to open accounts; ``on_end`` is called once that is over, and :meth:`are_known` tells which are.
+
+        For those that are not, :meth:`open_accounts` says why. ``on_end`` may neither wait nor raise.
+        """
+        missing = [account_id for account_id in dict.fromkeys(account_ids) if account_id not in self._known]
+
+        def opened(results: list[CreateAccountResult] | None, _: Exception | None) -> None:
+            for account_id, result in zip(missing, results or (), strict=results is not None):
+                if result.status in ACKNOWLEDGED_ACCOUNT:
+                    self._known.add(account_id)
+            on_end()
+
+        if not 1 <= len(missing) <= BATCH_EVENTS_MAX:
+            on_end()
+        else:
+            self.accounts.submit_nowait(
+                [new_account(account_id) for account_id in missing], on_answer=opened, admitted=True
+            )
 
     async def lookup_accounts(self, account_ids: Sequence[int]) -> list[Account]:
         """Return the accounts that exist, once the ledger has answered. Cancellation leaves nothing behind."""
@@ -145,11 +169,6 @@ class Submitter:
     def statistics(self) -> tuple[GroupCommitStatistics, GroupCommitStatistics]:
         """Return the statistics of the transfers' and of the accounts' group commit."""
         return self.transfers.statistics(), self.accounts.statistics()
-
-    def _acknowledge(self, account_id: int) -> None:
-        if len(self._known) >= self._known_most:
-            del self._known[next(iter(self._known))]
-        self._known[account_id] = None
 
     async def _flush_transfers(self, units: list[Sequence[Transfer]]) -> list[list[CreateTransferResult]]:
         events = [event for unit in units for event in unit] if len(units) > 1 else units[0]

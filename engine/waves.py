@@ -32,6 +32,9 @@ GATHER_S_MOST: Final = 0.003
 
 
 class _Stage(Protocol):
+    @property
+    def entries_waiting(self) -> int: ...
+
     async def wait_drained(self) -> None: ...
 
 
@@ -47,13 +50,19 @@ class Waves:
         return f"<Waves, {self._last} transfers in the last one>"
 
     async def gather(self) -> None:
-        """Wait until a flush of intents is worth it."""
+        """Wait until a flush of intents is worth it; no step of the loop passes where it is already."""
         intents = self._intents
         if self._last >= SIBLINGS_LEAST:
-            with trio.move_on_after(AHEAD_S_MOST):
-                for stage in self._stages:
-                    await stage.wait_drained()
-                    await trio.lowlevel.checkpoint()  # whoever was answered there goes on to the next stage first
-            with trio.move_on_after(GATHER_S_MOST):
-                await intents.wait_for_weight(self._last)
+            if any(stage.entries_waiting for stage in self._stages):
+                with trio.move_on_after(AHEAD_S_MOST):
+                    await self._until_through()
+            if intents.weight_waiting < self._last:
+                with trio.move_on_after(GATHER_S_MOST):
+                    await intents.wait_for_weight(self._last)
         self._last = intents.weight_waiting
+
+    async def _until_through(self) -> None:
+        for stage in self._stages:
+            if stage.entries_waiting:
+                await stage.wait_drained()
+                await trio.lowlevel.checkpoint()  # tasks that were answered there go on to the next stage first

@@ -266,6 +266,7 @@ def _users(settings: Settings, coordinator: Coordinator, drives: Drives) -> Acto
     return ActorPool(
         "users",
         coordinator.handle,
+        begin=coordinator.trips.begin,
         mailbox_capacity=settings.mailbox_capacity,
         batch_most=settings.user_batch_most,
         idle_ms=settings.idle_ms,

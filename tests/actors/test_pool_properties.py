@@ -25,7 +25,7 @@ restarts = st.tuples(st.just("restart"), st.integers(0, 5))
 class World:
     """A pool, the model beside it, and a handler that crashes as each message says."""
 
-    def __init__(self, batch_most, handle_ms, pool_crashes_most):
+    def __init__(self, batch_most, handle_ms, pool_crashes_most, begins):
         self.batch_most = batch_most
         self.handle_ms = handle_ms
         self.waiting = defaultdict(list)  # the model: what each mailbox holds
@@ -33,6 +33,9 @@ class World:
         self.taken = defaultdict(list)
         self.crashes = defaultdict(int)
         self.inside = set()
+        self.begins = begins  # what becomes of what is begun, in turn; nothing is begun where there is nothing
+        self.begun = 0
+        self.nursery = None
         self.run_scope = trio.CancelScope()
         self.pool = ActorPool(
             "property",
@@ -41,6 +44,7 @@ class World:
             batch_most=batch_most,
             idle_ms=50,
             poison=self.poison,
+            begin=self.begin if begins else None,
             crashes_most=CRASHES_MOST,
             backoff=Backoff(first_ms=10, most_ms=40),
             pool_crashes_most=pool_crashes_most,
@@ -60,22 +64,51 @@ class World:
             self.taken[key].append(message)
             self.waiting[key].append(message)
 
-    async def handle(self, key, messages):
+    def begin(self, key, messages, turn):
+        self.begun += 1
+        ending = self.begins[self.begun % len(self.begins)]
+        if ending == "refused":
+            return False
+        self.enter(key, messages)
+        self.nursery.start_soon(self.go_on, key, messages, turn, ending)
+        return True
+
+    async def go_on(self, key, messages, turn, ending):
+        # Not the pool's: it lives on while that is cancelled.
+        await trio.sleep(self.handle_ms / 1000)
+        self.inside.remove(key)
+        if ending == "handed over":
+            turn.hand_over()
+            return
+        try:
+            self.carry_out(key, messages)
+        except ArithmeticError as error:
+            turn.crashed(error)
+        else:
+            turn.done()
+
+    def enter(self, key, messages):
         assert key not in self.inside
         assert 1 <= len(messages) <= self.batch_most
         assert messages == self.waiting[key][: len(messages)]
         self.inside.add(key)
+
+    async def handle(self, key, messages):
+        self.enter(key, messages)
         try:
             await trio.sleep(self.handle_ms / 1000)
-            for message in messages:
-                if self.crashes[key, message] < message[1]:
-                    # A batch does not say which of its messages crashed it; alone, each crash counts.
-                    if len(messages) == 1:
-                        self.crashes[key, message] += 1
-                    raise ArithmeticError(message)
-            self.leave(key, messages)
+            self.carry_out(key, messages)
         finally:
             self.inside.remove(key)
+
+    def carry_out(self, key, messages):
+        for message in messages:
+            if self.crashes[key, message] < message[1]:
+                # A batch does not say which of its messages crashed it; alone, each crash counts.
+                if len(messages) == 1:
+                    self.crashes[key, message] += 1
+                raise ArithmeticError(message)
+        self.leave(key, messages)
 
     async def poison(self, key, message, error):
         assert message == self.waiting[key][0]
@@ -91,6 +124,7 @@ class World:
 
     async def play(self, operations):
         async with trio.open_nursery() as nursery:
+            self.nursery = nursery
             nursery.start_soon(self.supervise)
             for operation, *arguments in operations:
                 if operation == "tell":
@@ -122,10 +156,11 @@ class World:
     batch_most=st.integers(1, 5),
     handle_ms=st.sampled_from([0, 1, 20]),
     pool_crashes_most=st.sampled_from([2, 1_000]),
+    begins=st.lists(st.sampled_from(["refused", "handed over", "carried out", "carried out"]), max_size=4),
 )
-def test_what_is_taken_leaves_once_and_in_order(operations, batch_most, handle_ms, pool_crashes_most):
+def test_what_is_taken_leaves_once_and_in_order(operations, batch_most, handle_ms, pool_crashes_most, begins):
     async def main():
-        world = World(batch_most, handle_ms, pool_crashes_most)
+        world = World(batch_most, handle_ms, pool_crashes_most, begins)
         await world.play(operations)
         for key, taken in world.taken.items():
             assert world.done[key] == taken

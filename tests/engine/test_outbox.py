@@ -4,6 +4,7 @@ from itertools import count
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -196,6 +197,7 @@ async def test_one_that_fails_delays_no_other_and_holds_up_no_mark(autojump_cloc
         await world.ask(engine, "funding", "trading", user_id=1)
         await world.ask(engine, "funding", "trading", user_id=3)
         await trio.sleep(1)
+        await trio.testing.wait_all_tasks_blocked()  # his message is on its way as he is answered
         assert [message.to_user_id for message in receivers.told] == [3]
         bucket = outbox.current_bucket
         await trio.sleep(600)
@@ -255,6 +257,7 @@ async def test_an_endpoint_that_falls_behind_too_far_is_disabled(autojump_clock:
         assert engine.statistics().alerts["webhook_endpoint_disabled"] == 1
         await world.ask(engine, "funding", "trading", user_id=1, amount=1)
         await world.ask(engine, "funding", "trading", user_id=3)
+        await trio.testing.wait_all_tasks_blocked()  # his message is on its way as he is answered
         assert [message.to_user_id for message in receivers.told] == [3]
         receivers.failing = set()
         await outbox.endpoints.enable(1)
