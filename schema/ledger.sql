@@ -23,6 +23,8 @@ CREATE TABLE accounts (
     code          INTEGER NOT NULL
 );
 
+-- Rows of balances lag behind: of an account's transfers after `transfer_last` only moves are not in its row. They are
+-- added up when the file is opened, from the rows of `transfers` after `clock.balances_until`.
 CREATE TABLE balances (
     account         INTEGER PRIMARY KEY,
     debits_pending  NOT NULL,            -- wide, as the next three
@@ -30,7 +32,7 @@ CREATE TABLE balances (
     credits_pending NOT NULL,
     credits_posted  NOT NULL,
     flags           INTEGER NOT NULL,    -- here because closing an account sets one
-    transfer_last   INTEGER NOT NULL,    -- its last row of `transfers`; 0: none
+    transfer_last   INTEGER NOT NULL,    -- its last row of `transfers` that is counted here; 0: none
     transfer_count  INTEGER NOT NULL     -- of such rows
 );
 
@@ -56,11 +58,13 @@ CREATE TABLE transfers (
 CREATE INDEX transfers_by_user_data_128 ON transfers (user_data_128)
     WHERE user_data_128 IS NOT NULL AND user_data_128 <> 0;
 
--- The tree by id lags behind: ids whose timestamps are after `clock.ids_merged_until` may not be in it yet and are kept
--- in memory, from the rows of `transfers` and `burnt_ids`. Ids that differ in the last byte only share a row.
+-- Where an id may be, by a short key: the id without its last byte, modulo 139554259537711. Others may have the same.
+-- This tree lags behind: rows whose timestamps are after `clock.ids_merged_until` may not be in it yet and are kept in
+-- memory, from the rows of `transfers` and `burnt_ids`.
 CREATE TABLE transfer_ids (
-    prefix BLOB PRIMARY KEY,             -- the id without its last byte
-    cells  BLOB NOT NULL                 -- nine bytes an id: its last byte; its timestamp, negative if it is burnt
+    key INTEGER NOT NULL,
+    row INTEGER NOT NULL,                -- a timestamp in `transfers`; negative: in `burnt_ids`
+    PRIMARY KEY (key, row)
 ) WITHOUT ROWID;
 
 CREATE TABLE burnt_ids (                 -- ids refused for good, as they were refused
@@ -92,6 +96,7 @@ CREATE TABLE account_balances (          -- after each transfer, for accounts wi
 
 CREATE TABLE clock (
     last_timestamp   INTEGER NOT NULL,   -- ns; written when the last event of a batch left no row of its own
-    ids_merged_until INTEGER NOT NULL    -- ns
+    ids_merged_until INTEGER NOT NULL,   -- ns
+    balances_until   INTEGER NOT NULL    -- ns; every row of `balances` counts all up to here
 );
-INSERT INTO clock VALUES (0, 0);
+INSERT INTO clock VALUES (0, 0, 0);

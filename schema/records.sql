@@ -2,7 +2,7 @@
 -- big-endian. `application_id` spells "XFER"; `user_version` is the version of this text.
 
 PRAGMA application_id = 0x58464552;
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 
 -- A row is replaced only by one with a higher version (see TransferRecord.version). Rows lie in the order in which
 -- they came (`number`), whatever their identifiers are.
@@ -24,11 +24,13 @@ CREATE TABLE transfers (
     version        INTEGER NOT NULL
 );
 
--- Where a transfer's row is. Clients' keys make random identifiers, which would each dirty a page of this tree; so the
--- newest ones wait in the engine's memory, and come here many at a time. They are found in `transfers` from the mark on.
+-- Where a transfer's row is, by its identifier modulo 139554259537711; others may have the same. Keys are random, and
+-- would each dirty a page of this tree; so the newest ones wait in the engine's memory, and come here many at a time.
+-- They are found in `transfers` from the mark on.
 CREATE TABLE transfer_ids (
-    req_id BLOB    NOT NULL PRIMARY KEY,
-    number INTEGER NOT NULL
+    key INTEGER NOT NULL,
+    row INTEGER NOT NULL, -- its number
+    PRIMARY KEY (key, row)
 ) WITHOUT ROWID;
 
 -- One row: every transfer with a lower number is in `transfer_ids`, and in `history`; later ones may be.
@@ -39,15 +41,13 @@ CREATE TABLE row_marks (
 INSERT INTO row_marks VALUES (0, 0);
 
 -- Which transfers a user has, by time. A row that does not agree with `transfers` (another created_at, other users)
--- belongs to a version that lost, and is passed over. Users arrive in random order, and each of their rows would dirty a
--- page of its own; so the newest transfers, from the mark on, come here by the thousand, and are known by user in the
--- engine's memory until then.
+-- belongs to a version that lost, or to another user with the same key, and is passed over. Users come in random order,
+-- and each of their rows would dirty a page of its own; so the newest ones wait in the engine's memory, too.
 CREATE TABLE history (
-    user_id    INTEGER NOT NULL,
+    key        INTEGER NOT NULL, -- of the user: user_id * 86249275684813 modulo 139554259537711
     created_at INTEGER NOT NULL,
-    req_id     BLOB    NOT NULL,
     number     INTEGER NOT NULL,
-    PRIMARY KEY (user_id, created_at, req_id)
+    PRIMARY KEY (key, created_at, number)
 ) WITHOUT ROWID;
 
 -- The journal of intents: one row holds many (see encode_intents).

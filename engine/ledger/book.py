@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from transfer_engine.engine.id_tree import Entry, key_of
 from transfer_engine.engine.ledger.flags import HISTORY
-from transfer_engine.engine.ledger.recent_ids import Cells, id_cells, move_cells
+from transfer_engine.engine.ledger.recent_ids import PREFIX_SHIFT
 
 PENDING_STATUS_NONE: Final = 0
 PENDING_STATUS_PENDING: Final = 1
@@ -19,6 +20,10 @@ PENDING_STATUS_EXPIRED: Final = 4
 
 MARK_EVERY_ROWS: Final = 32
 """Every so many rows of one account (transfers, or moves), a mark lets a reader enter the account's chain there."""
+
+
+ChangingPart = tuple[int, int, int, int, int, int, int]
+"""Debits pending and posted, credits pending and posted, flags, last transfer, count: see :class:`AccountState`."""
 
 
 class AccountState:
@@ -33,6 +38,8 @@ class AccountState:
         "flags",
         "id",
         "ledger",
+        "published",
+        "published_before",
         "timestamp",
         "transfer_count",
         "transfer_last",
@@ -72,6 +79,8 @@ class AccountState:
         self.flags = flags
         self.transfer_last = transfer_last
         self.transfer_count = transfer_count
+        self.published: ChangingPart | None = None
+        self.published_before: ChangingPart | None = None
 
     def __repr__(self) -> str:
         return (
@@ -79,7 +88,7 @@ class AccountState:
             f"credits {self.credits_posted}+{self.credits_pending} flags {self.flags:#x}>"
         )
 
-    def changing_part(self) -> tuple[int, int, int, int, int, int, int]:
+    def changing_part(self) -> ChangingPart:
         """Return what a transfer may change, for :meth:`restore`."""
         return (
             self.debits_pending,
@@ -91,7 +100,7 @@ class AccountState:
             self.transfer_count,
         )
 
-    def restore(self, changing_part: tuple[int, int, int, int, int, int, int]) -> None:
+    def restore(self, changing_part: ChangingPart) -> None:
         """Put back what :meth:`changing_part` returned."""
         (
             self.debits_pending,
@@ -102,6 +111,21 @@ class AccountState:
             self.transfer_last,
             self.transfer_count,
         ) = changing_part
+
+    def publish(self) -> None:
+        """Let readers have the changing part as it is now, and for older snapshots what they had before."""
+        self.published_before = self.published
+        self.published = self.changing_part()
+
+    def published_by(self, timestamp: int) -> ChangingPart | None:
+        """Return what was published last of those whose last transfer is not after a timestamp (ns)."""
+        part = self.published
+        return part if part is None or part[5] <= timestamp else self.published_before
+
+    def catch_up(self, part: ChangingPart) -> None:
+        """Take over what was published of this account, unless this is as late or later."""
+        if part[5] > self.transfer_last:
+            self.restore(part)
 
 
 class TransferState:
@@ -266,21 +290,19 @@ class Book:
             self.burnt.add(id)
             self.burnt_now.append((id, timestamp))
 
-    def ids_by_time(self) -> Iterable[Cells]:
-        """Return the ids of transfers that this batch used up, in the order of their timestamps."""
-        moves = [(move[1], move_cells(move[3], timestamp)) for timestamp, move, *_ in self.moves]
-        if not self.created and not self.burnt_now:
-            return moves
-        used = [(taken[0], *cells) for taken, cells in zip(self.moves, moves, strict=True)]
-        used += [(one.timestamp, *id_cells(one.id, one.timestamp)) for one in self.created]
-        used += [(timestamp, *id_cells(burnt_id, -timestamp)) for burnt_id, timestamp in self.burnt_now]
-        used.sort()
-        return [(prefix, cells) for _, prefix, cells in used]
+    def ids_by_time(self) -> list[Entry]:
+        """Return entries for the ids that this batch used up (see ``recent_ids``), in the order of their timestamps."""
+        entries = [(key_of(taken[1][1]), taken[0]) for taken in self.moves]
+        if self.created or self.burnt_now:
+            entries += [(key_of(one.id >> PREFIX_SHIFT), one.timestamp) for one in self.created]
+            entries += [(key_of(burnt_id >> PREFIX_SHIFT), -timestamp) for burnt_id, timestamp in self.burnt_now]
+            entries.sort(key=lambda entry: abs(entry[1]))
+        return entries
 
     @property
     def ids_used(self) -> int:
-        """How many ids :meth:`ids_by_time` returns."""
-        return 2 * len(self.moves) + len(self.created) + len(self.burnt_now)
+        """How many entries :meth:`ids_by_time` returns."""
+        return len(self.moves) + len(self.created) + len(self.burnt_now)
 
     @property
     def last_row(self) -> int:
@@ -290,6 +312,27 @@ class Book:
             self.created[-1].timestamp if self.created else 0,
             self.accounts_created[-1].timestamp if self.accounts_created else 0,
         )
+
+    def accounts_moved(self) -> dict[int, AccountState]:
+        """Return the accounts of this batch's moves by their ids."""
+        moved = {}
+        for _, move, debit, credit, _, _ in self.moves:
+            moved[move[4]] = debit
+            moved[move[5]] = credit
+        return moved
+
+    def accounts_changed(self) -> set[AccountState]:
+        """Return the accounts that were created, or changed by anything but a move."""
+        return self.accounts_of(self.created).union(self.accounts_created)
+
+    def accounts_of(self, transfers: Iterable[TransferState]) -> set[AccountState]:
+        """Return the accounts of these transfers."""
+        accounts = self.accounts
+        found = set()
+        for transfer in transfers:
+            found.add(accounts[transfer.debit_account_id])
+            found.add(accounts[transfer.credit_account_id])
+        return found
 
     def record_created_account(self, account: AccountState) -> None:
         """Add an account."""

@@ -26,6 +26,7 @@ from tigerbeetle import (
 )
 
 from transfer_engine.engine.ledger import queries, sqlite_file
+from transfer_engine.engine.ledger.late_balances import LateLimits
 from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.ledger.recent_ids import IDS_MAX
 from transfer_engine.engine.ledger.wire import require_ids_fit
@@ -45,6 +46,7 @@ async def open_embedded_ledger(
     clock_ns: Callable[[], int] = time.time_ns,
     accounts_cached_max: int = ACCOUNTS_CACHED_MAX,
     recent_ids_max: int = IDS_MAX,
+    late_limits: LateLimits | None = None,
 ) -> AsyncIterator["EmbeddedLedger"]:
     """Open the ledger in this file, which is made if it is missing; close it at the end.
 
@@ -59,6 +61,7 @@ async def open_embedded_ledger(
             clock_ns=clock_ns,
             accounts_cached_max=accounts_cached_max,
             recent_ids_max=recent_ids_max,
+            late_limits=late_limits,
         )
     )
     ledger = EmbeddedLedger(path, writer)
@@ -102,28 +105,28 @@ class EmbeddedLedger:
     async def lookup_accounts(self, account_ids: Sequence[int]) -> list[Account]:
         """See :meth:`Ledger.lookup_accounts`."""
         require_ids_fit(account_ids)
-        return await self._read(queries.lookup_accounts, account_ids)
+        return await self._read(partial(queries.lookup_accounts, late=self._writer.late), account_ids)
 
     async def lookup_transfers(self, transfer_ids: Sequence[int]) -> list[Transfer]:
         """See :meth:`Ledger.lookup_transfers`."""
         require_ids_fit(transfer_ids)
-        return await self._read(partial(queries.lookup_transfers, recent=self._writer.recent_ids), transfer_ids)
+        return await self._read(partial(queries.lookup_transfers, ids=self._writer.ids), transfer_ids)
 
     async def get_account_transfers(self, account_filter: AccountFilter) -> list[Transfer]:
         """See :meth:`Ledger.get_account_transfers`."""
-        return await self._read(queries.get_account_transfers, account_filter)
+        return await self._read(partial(queries.get_account_transfers, late=self._writer.late), account_filter)
 
     async def get_account_balances(self, account_filter: AccountFilter) -> list[AccountBalance]:
         """See :meth:`Ledger.get_account_balances`."""
-        return await self._read(queries.get_account_balances, account_filter)
+        return await self._read(partial(queries.get_account_balances, late=self._writer.late), account_filter)
 
     async def query_accounts(self, query_filter: QueryFilter) -> list[Account]:
         """See :meth:`Ledger.query_accounts`."""
-        return await self._read(queries.query_accounts, query_filter)
+        return await self._read(partial(queries.query_accounts, late=self._writer.late), query_filter)
 
     async def query_transfers(self, query_filter: QueryFilter) -> list[Transfer]:
         """See :meth:`Ledger.query_transfers`."""
-        return await self._read(partial(queries.query_transfers, recent=self._writer.recent_ids), query_filter)
+        return await self._read(partial(queries.query_transfers, ids=self._writer.ids), query_filter)
 
     async def aclose(self) -> None:
         """Wait for the calls under way, then close the file. Later calls raise :class:`LedgerUnavailable`.

@@ -6,7 +6,7 @@ raises, as TigerBeetle's client does.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from tigerbeetle import (
@@ -19,17 +19,15 @@ from tigerbeetle import (
     TransferFlags,
 )
 
+from transfer_engine.engine.id_tree import IdTree
 from transfer_engine.engine.ledger.book import AccountState, TransferState
-from transfer_engine.engine.ledger.columns import from_wide, to_id, to_signed, to_wide
+from transfer_engine.engine.ledger.columns import from_id, from_wide, to_id, to_signed, to_wide
 from transfer_engine.engine.ledger.flags import HISTORY, TIMESTAMP_MAX, U128_MAX
+from transfer_engine.engine.ledger.late_balances import LateBalances
 from transfer_engine.engine.ledger.moves import LEG_MASK
-from transfer_engine.engine.ledger.recent_ids import RecentIds
 from transfer_engine.engine.ledger.storage import (
-    ACCOUNT_COLUMNS,
-    ACCOUNT_TABLES,
     TRANSFER_COLUMNS,
     TRANSFER_TABLES,
-    account_from_row,
     load_accounts,
     load_transfers,
     prefix_key,
@@ -83,20 +81,46 @@ def to_transfer(state: TransferState) -> Transfer:
     )
 
 
-def lookup_accounts(connection: sqlite3.Connection, account_ids: Sequence[int]) -> list[Account]:
+def lookup_accounts(connection: sqlite3.Connection, account_ids: Sequence[int], late: LateBalances) -> list[Account]:
     """Return the accounts found, in the order asked; an id asked twice is answered twice."""
-    found = {state.id: state for state in load_accounts(connection, set(account_ids))}
+    found = {state.id: state for state in _load_accounts(connection, set(account_ids), late)}
     return [to_account(found[one]) for one in account_ids if one in found]
 
 
-def lookup_transfers(connection: sqlite3.Connection, transfer_ids: Sequence[int], recent: RecentIds) -> list[Transfer]:
+def _load_accounts(
+    connection: sqlite3.Connection, account_ids: Collection[int], late: LateBalances
+) -> list[AccountState]:
+    """Return those of the accounts that exist, all as they were at one moment."""
+
+    def fix_snapshot() -> int:
+        (timestamp,) = connection.execute("SELECT coalesce(max(timestamp), 0) FROM transfers").fetchone()
+        return int(timestamp)
+
+    # The first SELECT of a transaction fixes what all of them see.
+    connection.execute("BEGIN")
+    try:
+        parts = late.published(account_ids, fix_snapshot)
+        accounts = load_accounts(connection, account_ids)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    for account in accounts:
+        if account.id in parts:
+            account.catch_up(parts[account.id])
+    return accounts
+
+
+def lookup_transfers(connection: sqlite3.Connection, transfer_ids: Sequence[int], ids: IdTree) -> list[Transfer]:
     """Return the transfers found, in the order asked; an id asked twice is answered twice."""
-    found, _burnt = load_transfers(connection, set(transfer_ids), recent)
+    found, _burnt = load_transfers(connection, set(transfer_ids), ids)
     return [to_transfer(found[one]) for one in transfer_ids if one in found]
 
 
-def query_accounts(connection: sqlite3.Connection, query_filter: QueryFilter) -> list[Account]:
-    """Return accounts by timestamp. Reads all accounts of the time range: for people and audits."""
+def query_accounts(connection: sqlite3.Connection, query_filter: QueryFilter, late: LateBalances) -> list[Account]:
+    """Return accounts by timestamp, all as they were at one moment.
+
+    Reads all accounts of the time range: for people and audits.
+    """
     window = _window(query_filter, _QUERY_REVERSED, _QUERY_REVERSED)
     if window is None:
         return []
@@ -108,15 +132,16 @@ def query_accounts(connection: sqlite3.Connection, query_filter: QueryFilter) ->
         ("a.ledger", query_filter.ledger),
         ("a.code", query_filter.code),
     )
-    rows = connection.execute(
-        f"SELECT {ACCOUNT_COLUMNS} FROM {ACCOUNT_TABLES} WHERE a.timestamp BETWEEN ? AND ? {conditions} "
+    # What a filter asks for never changes, so these accounts are still the right ones when their balances are read.
+    ids = connection.execute(
+        f"SELECT a.id FROM accounts a WHERE a.timestamp BETWEEN ? AND ? {conditions} "
         f"ORDER BY a.timestamp {descending} LIMIT ?",
         (lowest, highest, *values, query_filter.limit),
-    )
-    return [to_account(account_from_row(row)) for row in rows.fetchall()]
+    ).fetchall()
+    return lookup_accounts(connection, [from_id(one) for (one,) in ids], late)
 
 
-def query_transfers(connection: sqlite3.Connection, query_filter: QueryFilter, recent: RecentIds) -> list[Transfer]:
+def query_transfers(connection: sqlite3.Connection, query_filter: QueryFilter, ids: IdTree) -> list[Transfer]:
     """Return transfers by timestamp.
 
     By ``user_data_128`` this is a lookup; without it, it reads all transfers of the time range.
@@ -133,7 +158,7 @@ def query_transfers(connection: sqlite3.Connection, query_filter: QueryFilter, r
     )
     wanted = query_filter.user_data_128
     if wanted:
-        own = _own_transfers(connection, recent, wanted) if not wanted & LEG_MASK else []
+        own = _own_transfers(connection, ids, wanted) if not wanted & LEG_MASK else []
         conditions += (
             "AND t.timestamp IN (SELECT value FROM json_each(?) UNION ALL SELECT timestamp FROM transfers "
             "WHERE user_data_128 IS NOT NULL AND user_data_128 <> 0 AND user_data_128 = ?) "
@@ -162,24 +187,28 @@ def _transfers_within(
     return found
 
 
-def _own_transfers(connection: sqlite3.Connection, recent: RecentIds, user_data_128: int) -> list[int]:
+def _own_transfers(connection: sqlite3.Connection, ids: IdTree, user_data_128: int) -> list[int]:
     """Return the timestamps of the transfers whose ``user_data_128`` is implied by their id."""
-    ids = range(user_data_128, user_data_128 + LEG_MASK + 1)
-    found, _burnt = load_transfers(connection, ids, recent)
+    legs = range(user_data_128, user_data_128 + LEG_MASK + 1)
+    found, _burnt = load_transfers(connection, legs, ids)
     return [one.timestamp for one in found.values() if one.user_data_128 == user_data_128]
 
 
-def get_account_transfers(connection: sqlite3.Connection, account_filter: AccountFilter) -> list[Transfer]:
+def get_account_transfers(
+    connection: sqlite3.Connection, account_filter: AccountFilter, late: LateBalances
+) -> list[Transfer]:
     """Return an account's transfers by timestamp."""
-    return [to_transfer(state) for state in _account_transfers(connection, account_filter)]
+    return [to_transfer(state) for state in _account_transfers(connection, account_filter, late)]
 
 
-def get_account_balances(connection: sqlite3.Connection, account_filter: AccountFilter) -> list[AccountBalance]:
+def get_account_balances(
+    connection: sqlite3.Connection, account_filter: AccountFilter, late: LateBalances
+) -> list[AccountBalance]:
     """Return the balances after each of an account's transfers, if the account keeps its history."""
     accounts = load_accounts(connection, [account_filter.account_id])
     if not accounts or not accounts[0].flags & HISTORY:
         return []
-    timestamps = [state.timestamp for state in _account_transfers(connection, account_filter)]
+    timestamps = [state.timestamp for state in _account_transfers(connection, account_filter, late)]
     rows = connection.execute(
         "SELECT timestamp, debits_pending, debits_posted, credits_pending, credits_posted FROM account_balances "
         "WHERE account = ? AND timestamp IN (SELECT value FROM json_each(?))",
@@ -192,12 +221,14 @@ def get_account_balances(connection: sqlite3.Connection, account_filter: Account
     return [found[timestamp] for timestamp in timestamps]
 
 
-def _account_transfers(connection: sqlite3.Connection, account_filter: AccountFilter) -> list[TransferState]:
+def _account_transfers(
+    connection: sqlite3.Connection, account_filter: AccountFilter, late: LateBalances
+) -> list[TransferState]:
     window = _window(account_filter, _ACCOUNT_REVERSED, _DEBITS | _CREDITS | _ACCOUNT_REVERSED)
     sides = int(account_filter.flags) & (_DEBITS | _CREDITS)
     if window is None or not sides or account_filter.account_id in (0, U128_MAX):
         return []
-    accounts = load_accounts(connection, [account_filter.account_id])
+    accounts = _load_accounts(connection, [account_filter.account_id], late)
     if not accounts or not accounts[0].transfer_count:
         return []
     account = accounts[0]

@@ -8,7 +8,7 @@ from typing import Final
 
 from transfer_engine.engine.ledger.protocol import LedgerDamaged, LedgerUnavailable
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x54_45_4C_31  # "TEL1": tells our file from any other SQLite file
 SQLITE_VERSION_MIN: Final = (3, 35, 0)
 

@@ -6,10 +6,10 @@ the ledger live here.
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from operator import attrgetter
 from typing import Any, Final
 
 from transfer_engine.engine.bulk_statements import BulkInsert, BulkSelect
+from transfer_engine.engine.id_tree import Entry, IdTree, key_of
 from transfer_engine.engine.ledger.book import (
     PENDING_STATUS_EXPIRED,
     PENDING_STATUS_NONE,
@@ -31,16 +31,7 @@ from transfer_engine.engine.ledger.columns import (
 )
 from transfer_engine.engine.ledger.flags import NS_PER_S, PENDING, POST
 from transfer_engine.engine.ledger.moves import LEG_MASK
-from transfer_engine.engine.ledger.recent_ids import (
-    PREFIX_BYTES,
-    PREFIX_SHIFT,
-    Cells,
-    RecentIds,
-    each_id,
-    has_id,
-    id_cells,
-    move_cells,
-)
+from transfer_engine.engine.ledger.recent_ids import PREFIX_BYTES, PREFIX_SHIFT
 
 ACCOUNT_COLUMNS: Final = (
     "a.id, a.timestamp, a.user_data_128, a.user_data_64, a.user_data_32, a.ledger, a.code, "
@@ -58,34 +49,18 @@ TRANSFER_TABLES: Final = (
     "JOIN accounts c ON c.timestamp = t.credit_account LEFT JOIN transfers p ON p.timestamp = t.pending"
 )
 
-_timestamp = attrgetter("timestamp")
-
 _TWICE: Final = "DO NOTHING"
 """What has a new timestamp in its key is there only if it is written twice by one statement."""
 
 _select_accounts = BulkSelect(
     f"SELECT {ACCOUNT_COLUMNS} FROM {ACCOUNT_TABLES} WHERE a.id IN ({{keys}})"  # noqa: S608
 )
-_select_ids = BulkSelect("SELECT prefix, cells FROM transfer_ids WHERE prefix IN ({keys})")
+_select_burnt = BulkSelect("SELECT id FROM burnt_ids WHERE timestamp IN ({keys})")
 _select_transfers = BulkSelect(
     f"SELECT {TRANSFER_COLUMNS} FROM {TRANSFER_TABLES} WHERE t.timestamp IN ({{keys}})"  # noqa: S608
 )
 _insert_accounts = BulkInsert(
     "accounts", ("timestamp", "id", "user_data_128", "user_data_64", "user_data_32", "ledger", "code"), _TWICE
-)
-_balance_columns = (
-    "debits_pending",
-    "debits_posted",
-    "credits_pending",
-    "credits_posted",
-    "flags",
-    "transfer_last",
-    "transfer_count",
-)
-_upsert_balances = BulkInsert(
-    "balances",
-    ("account", *_balance_columns),
-    "(account) DO UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in _balance_columns),
 )
 _insert_transfers = BulkInsert(
     "transfers",
@@ -123,12 +98,6 @@ _insert_moves = BulkInsert(
         "credit_previous",
     ),
     _TWICE,
-)
-_merge_ids = BulkInsert(
-    "transfer_ids",
-    ("prefix", "cells"),
-    "(prefix) DO UPDATE SET cells = CAST(cells || excluded.cells AS BLOB) "
-    "WHERE substr(cells, -length(excluded.cells)) <> excluded.cells",
 )
 _insert_burnt = BulkInsert("burnt_ids", ("timestamp", "id"), _TWICE)
 _insert_expiries = BulkInsert("expiries", ("expires_at", "transfer"), _TWICE)
@@ -209,37 +178,6 @@ def load_last_timestamp(connection: sqlite3.Connection) -> int:
     return int(timestamp)
 
 
-def load_recent_ids(connection: sqlite3.Connection, recent: RecentIds) -> None:
-    """Fill in the ids that are not in the tree yet."""
-    rows = connection.execute(
-        "WITH mark AS (SELECT ids_merged_until AS until FROM clock), recent (id, moment, burnt, legs) AS ("
-        "SELECT id, timestamp, 0, legs FROM transfers, mark WHERE timestamp > until UNION ALL "
-        "SELECT id, timestamp, 1, NULL FROM burnt_ids, mark WHERE timestamp > until) "
-        "SELECT id, moment, burnt, legs, cells FROM recent LEFT JOIN transfer_ids ON prefix = substr(id, 1, 15) "
-        "ORDER BY moment"
-    )
-    recent.add(_unmerged(rows))
-
-
-def _unmerged(rows: Iterable[tuple[Any, ...]]) -> Iterator[Cells]:
-    for stored_id, moment, burnt, legs, merged in rows:
-        number = from_id(stored_id)
-        if legs is None:
-            if merged is None or not has_id(merged, number):
-                yield id_cells(number, -moment if burnt else moment)
-        elif merged is None or not has_id(merged, legs):
-            yield number, move_cells(legs, moment)
-
-
-def merge_ids(connection: sqlite3.Connection, ids: list[Cells], complete_until: int) -> None:
-    """Put ids into the tree, inside the transaction that the caller has begun, and note how far it is complete."""
-    values: list[Value] = []
-    for prefix, cells in sorted(ids):
-        values += (prefix_key(prefix), bytearray(cells))
-    _merge_ids.run(connection, values)
-    connection.execute("UPDATE clock SET ids_merged_until = ?", (complete_until,))
-
-
 def load_next_expiry(connection: sqlite3.Connection) -> int | None:
     """Return when the next hold expires (ns), if one will."""
     row = connection.execute("SELECT min(expires_at) FROM expiries").fetchone()
@@ -262,10 +200,10 @@ def load_due_holds(connection: sqlite3.Connection, now_ns: int, limit: int) -> l
 
 
 def load_transfers(
-    connection: sqlite3.Connection, ids: Collection[int], recent: RecentIds
+    connection: sqlite3.Connection, ids: Collection[int], tree: IdTree
 ) -> tuple[dict[int, TransferState], set[int]]:
     """Return those of the transfers that exist, and those of the ids that are burnt."""
-    return load_found(connection, find_ids(connection, {one >> PREFIX_SHIFT for one in ids}, recent), ids)
+    return load_found(connection, tree.look_up(connection, {key_of(one >> PREFIX_SHIFT) for one in ids}), ids)
 
 
 def prefix_key(prefix: int) -> bytearray:
@@ -273,31 +211,18 @@ def prefix_key(prefix: int) -> bytearray:
     return bytearray(prefix.to_bytes(PREFIX_BYTES, "big"))
 
 
-def find_ids(
-    connection: sqlite3.Connection, prefixes: Collection[int], recent: RecentIds, keys: list[bytearray] | None = None
-) -> list[Cells]:
-    """Return what there is of ids with these prefixes; ``keys``: the same as they are stored, if that is at hand."""
-    hits = recent.find(prefixes)
-    rows = _select_ids.run(connection, list(map(prefix_key, prefixes)) if keys is None else keys)
-    return hits + [(from_id(prefix), cells) for prefix, cells in rows]
-
-
 def load_found(
-    connection: sqlite3.Connection, hits: Iterable[Cells], ids: Collection[int]
+    connection: sqlite3.Connection, entries: Iterable[Entry], ids: Collection[int]
 ) -> tuple[dict[int, TransferState], set[int]]:
-    """Return those of the transfers that exist, and those of the ids that are burnt, of what :func:`find_ids` found."""
+    """Return those of the transfers that exist, and those of the ids that are burnt, of the rows that entries name."""
+    rows = {row for _, row in entries}
     burnt = set()
-    rows: set[int] = set()
-    for prefix, cells in hits:
-        for transfer_id, timestamp in each_id(prefix, cells):
-            if transfer_id in ids:
-                if timestamp < 0:
-                    burnt.add(transfer_id)
-                else:
-                    rows.add(timestamp)
-                    rows.add(timestamp - 1)  # it may be the post of a move
+    for (stored_id,) in _select_burnt.run(connection, [-row for row in rows if row < 0]):
+        burnt_id = from_id(stored_id)
+        if burnt_id in ids:
+            burnt.add(burnt_id)
     found = {}
-    for row in _select_transfers.run(connection, list(rows)):
+    for row in _select_transfers.run(connection, [row for row in rows if row > 0]):
         for transfer in transfers_from_row(row):
             if transfer.id in ids:
                 found[transfer.id] = transfer
@@ -305,12 +230,12 @@ def load_found(
 
 
 def load_accounts(connection: sqlite3.Connection, ids: Iterable[int]) -> list[AccountState]:
-    """Return those of the accounts that exist."""
+    """Return those of the accounts that exist, as their rows are; see ``late_balances``."""
     return list(map(account_from_row, _select_accounts.run(connection, [to_id(one) for one in ids])))
 
 
 def save(connection: sqlite3.Connection, book: Book, last_timestamp: int) -> None:
-    """Write everything that a batch changed, inside the transaction that the caller has begun."""
+    """Write what a batch made, but for balances, inside the transaction that the caller has begun."""
     if book.accounts_created:
         values: list[Value] = []
         for account in book.accounts_created:
@@ -324,16 +249,10 @@ def save(connection: sqlite3.Connection, book: Book, last_timestamp: int) -> Non
                 account.code,
             )
         _insert_accounts.run(connection, values)
-    touched = set(book.accounts_created)
     if book.moves:
         _save_moves(connection, book.moves)
-        for _, _, debit, credit, _, _ in book.moves:
-            touched.add(debit)
-            touched.add(credit)
     if book.created:
         _save_transfers(connection, book)
-        touched |= _accounts_of(book, book.created)
-    _save_balances(connection, touched)
     if book.burnt_now:
         values = []
         for burnt_id, timestamp in book.burnt_now:
@@ -425,36 +344,10 @@ def _save_status(connection: sqlite3.Connection, status: int, holds: list[int]) 
     )
 
 
-def save_expired(connection: sqlite3.Connection, book: Book, expired: list[TransferState]) -> None:
-    """Write that these holds have expired, the first of all that will, inside the caller's transaction."""
+def save_expired(connection: sqlite3.Connection, expired: list[TransferState]) -> None:
+    """Write that these holds have expired, the first of all that will, but for balances."""
     last = expired[-1]
     connection.execute(
         "DELETE FROM expiries WHERE (expires_at, transfer) <= (?, ?)", (expires_at(last), last.timestamp)
     )
     _save_status(connection, PENDING_STATUS_EXPIRED, [hold.timestamp for hold in expired])
-    _save_balances(connection, _accounts_of(book, expired))
-
-
-def _accounts_of(book: Book, transfers: Iterable[TransferState]) -> set[AccountState]:
-    accounts = book.accounts
-    found = set()
-    for transfer in transfers:
-        found.add(accounts[transfer.debit_account_id])
-        found.add(accounts[transfer.credit_account_id])
-    return found
-
-
-def _save_balances(connection: sqlite3.Connection, touched: set[AccountState]) -> None:
-    values: list[Value] = []
-    for account in sorted(touched, key=_timestamp):
-        values += (
-            account.timestamp,
-            to_wide(account.debits_pending),
-            to_wide(account.debits_posted),
-            to_wide(account.credits_pending),
-            to_wide(account.credits_posted),
-            account.flags,
-            account.transfer_last,
-            account.transfer_count,
-        )
-    _upsert_balances.run(connection, values)

@@ -1,11 +1,12 @@
 """The embedded ledger's one writer: takes whole batches, applies the rules, makes each batch one durable commit.
 
 Synchronous: whoever calls sees to it that one thread at a time does. After any fault the file is as before the batch,
-and nothing in memory claims otherwise.
+and nothing in memory claims otherwise. Balances that moves changed are written later, see ``late_balances``.
 """
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,18 +14,21 @@ from typing import Final, TypeVar
 
 from tigerbeetle import Account, CreateAccountResult, CreateTransferResult, Transfer
 
-from transfer_engine.engine.ledger import sqlite_file, storage
+from transfer_engine.engine.id_tree import IdTree, key_of
+from transfer_engine.engine.ledger import balance_rows, sqlite_file, storage
 from transfer_engine.engine.ledger.batch import apply_accounts, apply_transfers
 from transfer_engine.engine.ledger.book import AccountState, Book, Move, TransferState
 from transfer_engine.engine.ledger.checkpoints import Checkpoints
+from transfer_engine.engine.ledger.late_balances import LateBalances, LateLimits
 from transfer_engine.engine.ledger.moves import find_moves, ids_of
-from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, LedgerUnavailable
-from transfer_engine.engine.ledger.recent_ids import PREFIX_SHIFT, RecentIds
+from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX, LedgerDamaged, LedgerUnavailable
+from transfer_engine.engine.ledger.recent_ids import PREFIX_SHIFT, load_recent_ids, merge_ids
 from transfer_engine.engine.ledger.transfer_rules import expire
 from transfer_engine.engine.ledger.wire import require_accounts_fit, require_batch_fits, require_transfers_fit
+from transfer_engine.engine.recent_entries import Due
 
 ACCOUNTS_CACHED_MAX: Final = 65_536
-"""About 400 bytes each."""
+"""About 400 bytes each, and as much again for what readers are told of those that are moved."""
 
 _Result = TypeVar("_Result")
 
@@ -37,6 +41,8 @@ class WriterStatistics:
     events: int
     expired: int
     accounts_cached: int
+    accounts_late: int
+    """Whose rows of ``balances`` are still to be written; one in two generations counts twice."""
     last_timestamp: int
     """ns"""
 
@@ -75,13 +81,20 @@ class LedgerWriter:
     """Owns the writing connection, the clock and the cache of accounts."""
 
     def __init__(
-        self, path: Path, *, clock_ns: Callable[[], int], accounts_cached_max: int, recent_ids_max: int
+        self,
+        path: Path,
+        *,
+        clock_ns: Callable[[], int],
+        accounts_cached_max: int,
+        recent_ids_max: int,
+        late_limits: LateLimits | None = None,
     ) -> None:
         self._path = path
         self._recent_ids_max = recent_ids_max
-        self.recent_ids = RecentIds(recent_ids_max)
+        self.ids = IdTree(recent_ids_max)
         self._clock_ns = clock_ns
         self._accounts = _AccountCache(accounts_cached_max)
+        self.late = LateBalances(late_limits or LateLimits())
         self._checkpoints = Checkpoints(path)
         self._connection: sqlite3.Connection | None = None
         self._closed = False
@@ -94,7 +107,9 @@ class LedgerWriter:
 
     def statistics(self) -> WriterStatistics:
         """Return the counters of this moment."""
-        return WriterStatistics(self._batches, self._events, self._expired, len(self._accounts), self._last_timestamp)
+        return WriterStatistics(
+            self._batches, self._events, self._expired, len(self._accounts), len(self.late), self._last_timestamp
+        )
 
     def expiry_due(self) -> bool:
         """Say whether a hold's time is over that still counts as held. Any thread may ask."""
@@ -135,9 +150,16 @@ class LedgerWriter:
             self._expired += expired
 
     def close(self) -> None:
-        """Close the file; later calls raise :class:`LedgerUnavailable`."""
-        self._closed = True
+        """Close the file; later calls raise :class:`LedgerUnavailable`.
+
+        Late balances are written first, so that a file closed in peace says all of them to whoever reads it, and opens
+        at once. If that fails nothing is lost: they are found again as after a kill.
+        """
         self._checkpoints.wait()
+        if self._connection is not None:
+            with suppress(LedgerUnavailable, LedgerDamaged):
+                self._in_transaction(self._save_late)
+        self._closed = True
         self._disconnect()
 
     def _commit_batch(
@@ -150,22 +172,16 @@ class LedgerWriter:
         timestamp_first = max(self._last_timestamp + 1, self._clock_ns())
         timestamp_last = timestamp_first + count - 1
 
-        merged: list[tuple[int, bytes]] = []
-
-        def work(connection: sqlite3.Connection) -> tuple[Book, list[_Result]]:
+        def work(connection: sqlite3.Connection) -> tuple[Book, list[_Result], Due | None]:
             book, results = apply(connection, timestamp_first)
             storage.save(connection, book, timestamp_last)
-            merged.extend(self.recent_ids.due(book.ids_used))
-            if merged:
-                complete_until = self.recent_ids.complete_until(merged, timestamp_first - 1)
-                storage.merge_ids(connection, merged, complete_until)
-            return book, results
+            self._save_balances(connection, book, book.accounts_changed(), timestamp_last)
+            return book, results, merge_ids(connection, self.ids, book.ids_used, timestamp_first - 1)
 
-        book, results = self._in_transaction(work)
+        book, results, due = self._in_transaction(work)
         # Durable from here on, and so are the memory's copies.
         self._last_timestamp = timestamp_last
-        self.recent_ids.remove(merged)
-        self.recent_ids.add(book.ids_by_time())
+        self.ids.committed(due, book.ids_by_time())
         for account in book.accounts_created:
             self._accounts.put(account)
         for transfer in book.created:
@@ -187,28 +203,38 @@ class LedgerWriter:
             book = Book(self._load_accounts(connection, _accounts_of(due)), {}, set())
             for hold in due:
                 expire(book, hold)
-            storage.save_expired(connection, book, due)
+            storage.save_expired(connection, due)
+            self._save_balances(connection, book, book.accounts_of(due), self._last_timestamp)
         return len(due), storage.load_next_expiry(connection)
+
+    def _save_balances(self, connection: sqlite3.Connection, book: Book, changed: set[AccountState], last: int) -> None:
+        """Write the rows that must not be late, or no longer may be; ``last``: the batch's last timestamp (ns)."""
+        rows = len(book.moves) + len(book.created)
+        balance_rows.save(connection, self.late.add_batch(book.accounts_moved(), changed, rows, last))
+
+    def _save_late(self, connection: sqlite3.Connection) -> None:
+        balance_rows.save(connection, self.late.all_due())
 
     def _load_book(self, connection: sqlite3.Connection, moves: dict[int, Move], others: Sequence[Transfer]) -> Book:
         """Load what a batch is about; leave in ``moves`` those only whose ids nothing else has."""
-        keys = {}
         account_ids = _accounts_of(others)
-        for prefix, move in moves.items():
-            keys[prefix] = move[2]
+        for move in moves.values():
             account_ids.add(move[4])
             account_ids.add(move[5])
         ids = {transfer.id for transfer in others}
         ids.update([transfer.pending_id for transfer in others])
+        keys = list(map(key_of, moves))
         for prefix in {one >> PREFIX_SHIFT for one in ids}:
-            keys[prefix] = storage.prefix_key(prefix)
             if prefix in moves:
                 ids.update(ids_of(moves.pop(prefix)))
-        hits = storage.find_ids(connection, keys.keys(), self.recent_ids, list(keys.values()))
-        for prefix, _ in hits:
-            if prefix in moves:
+            else:
+                keys.append(key_of(prefix))
+        entries = self.ids.look_up_new(connection, keys)
+        if entries:
+            used = {key for key, _ in entries}
+            for prefix in [prefix for prefix in moves if key_of(prefix) in used]:
                 ids.update(ids_of(moves.pop(prefix)))
-        found, burnt = storage.load_found(connection, hits, ids)
+        found, burnt = storage.load_found(connection, entries, ids)
         if found:
             account_ids |= _accounts_of(found.values())
         return Book(self._load_accounts(connection, account_ids), found, burnt)
@@ -220,9 +246,12 @@ class LedgerWriter:
         for account_id in account_ids:
             account = cache.get(account_id)
             if account is None:
-                missing.append(account_id)
-            else:
-                accounts[account_id] = account
+                account = self.late.get(account_id)
+                if account is None:
+                    missing.append(account_id)
+                    continue
+                cache.put(account)
+            accounts[account_id] = account
         if missing:
             for account in storage.load_accounts(connection, missing):
                 accounts[account.id] = account
@@ -253,13 +282,20 @@ class LedgerWriter:
             try:
                 self._last_timestamp = max(self._last_timestamp, storage.load_last_timestamp(connection))
                 self._next_expiry = storage.load_next_expiry(connection)
-                self.recent_ids = RecentIds(self._recent_ids_max)
-                storage.load_recent_ids(connection, self.recent_ids)
+                ids = IdTree(self._recent_ids_max)
+                load_recent_ids(connection, ids)
+                self.ids = ids  # complete: readers may be looking
+                self._load_late(connection)
             except sqlite3.Error as error:
                 connection.close()
                 raise sqlite_file.translate(error, self._path) from error
             self._connection = connection
         return self._connection
+
+    def _load_late(self, connection: sqlite3.Connection) -> None:
+        found = balance_rows.load_late(connection)
+        self._accounts.clear()
+        self.late.begin(found.accounts, found.transfers, self._last_timestamp)
 
     def _disconnect(self) -> None:
         """Close the connection; an open transaction is rolled back by that."""

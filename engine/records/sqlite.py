@@ -29,7 +29,7 @@ from transfer_engine.engine.records.sqlite_claims import (
 from transfer_engine.engine.records.sqlite_columns import require_req_id, values_of
 from transfer_engine.engine.records.sqlite_endpoints import read_endpoint, scan_endpoints, write_endpoint
 from transfer_engine.engine.records.sqlite_file import connect_reader, connect_writer, transaction, translated_errors
-from transfer_engine.engine.records.sqlite_rows import SqliteRows, Staged, read_history, scan_rows
+from transfer_engine.engine.records.sqlite_rows import SqliteRows, Staged, scan_rows
 from transfer_engine.engine.writer_thread import WriterThread
 from transfer_engine.schema.transfers import TransferRecord
 from transfer_engine.schema.webhooks import Endpoint
@@ -193,9 +193,7 @@ class SqliteRecords:
             RecordsDamaged: a row can't be understood; the message names it.
         """
         _check_limit(limit)
-        return await self._looker.run(
-            lambda connection: read_history(connection, user_id, limit, position, self._rows.newest_of)
-        )
+        return await self._looker.run(lambda connection: self._rows.read_history(connection, user_id, limit, position))
 
     async def read_journal(self, shard: int, *, from_bucket: int) -> AsyncGenerator[JournalBlob, None]:
         """Yield the blobs of a shard from a bucket on, by (bucket, sequence); what is appended meanwhile may follow."""
@@ -373,7 +371,7 @@ async def open_sqlite_records(path: Path) -> AsyncIterator[SqliteRecords]:
     Cancellation while it opens leaves the file with or without its (empty) tables.
 
     Raises:
-        RecordsDamaged: the file can't be read, is no record store, or is of a later version.
+        RecordsDamaged: the file can't be read, is no record store, or is of another version.
         RecordsUnavailable: the file can't be opened.
     """
     with translated_errors(path):

@@ -13,6 +13,7 @@ import tigerbeetle as tb
 from support.ledger_events import NUMBER_MAX, EventGenerator
 from support.ledger_model import LedgerModel, expires_at
 from transfer_engine.engine.ledger.embedded import open_embedded_ledger
+from transfer_engine.engine.ledger.late_balances import LateLimits
 from transfer_engine.engine.ledger.protocol import Ledger
 
 ID_STRIDE = 1 << 14
@@ -20,6 +21,7 @@ ID_STRIDE = 1 << 14
 FOR_EVER_S = 100_000
 """A timeout after which no test looks."""
 NO_EXPIRY = (0, 0, FOR_EVER_S)
+TINY_LATE_LIMITS = LateLimits(accounts_most=5, transfers_most=9, slice_least=1)
 
 _run_numbers = count(1)
 
@@ -247,7 +249,7 @@ async def side_by_side(
     run = SideBySide(real, generate, tally)
     # So little memory that it loads, evicts and merges all the time.
     async with open_embedded_ledger(
-        path, clock_ns=lambda: run.now_ns, accounts_cached_max=2, recent_ids_max=40
+        path, clock_ns=lambda: run.now_ns, accounts_cached_max=2, recent_ids_max=40, late_limits=TINY_LATE_LIMITS
     ) as embedded:
         run.embedded = embedded
         await run.begin()

@@ -11,8 +11,12 @@ import tigerbeetle as tb
 
 from support.ledger_model import LedgerModel
 from transfer_engine.engine.ledger.protocol import BATCH_EVENTS_MAX
+from transfer_engine.engine.ledger.recent_ids import PREFIX_SHIFT
+from transfer_engine.engine.recent_entries import KEY_MODULUS
 
 NUMBER_MAX = 2**128 - 1
+SAME_KEY = KEY_MODULUS << PREFIX_SHIFT
+"""Ids so far apart have the same key in the embedded ledger's tree of ids."""
 TRANSFER_FIELDS = [field.name for field in fields(tb.Transfer) if field.name not in ("id", "timestamp")]
 ACCOUNT_FIELDS = [field.name for field in fields(tb.Account) if field.name not in ("id", "timestamp")]
 
@@ -30,9 +34,10 @@ class EventGenerator:
         self.timeouts = timeouts
         self.account_ids = [base + number for number in range(1, 33)]
         """The first eight are made at the start, the others when an event happens to be right."""
-        self.moved = [base + (number << 8) for number in range(8, 40)]
+        apart = SAME_KEY if base < NUMBER_MAX // 2 else -SAME_KEY
+        self.moved = [base + (number << 8) + twin for number in range(8, 24) for twin in (0, apart)]
         """What moves may be named after: apart from each other and from everything else."""
-        self.transfer_ids = [base + number for number in range(1, 97)]
+        self.transfer_ids = [base + number + apart * (number & 1) for number in range(1, 97)]
         self.transfer_ids += [one | leg for one in self.moved for leg in (1, 2)]
         self.money_ids = [base + number for number in (1001, 1002, 1003)]
 

@@ -11,6 +11,7 @@ import trio
 from tigerbeetle import AccountFlags, CreateTransferStatus, TransferFlags
 
 from transfer_engine.engine.ledger.embedded import EmbeddedLedger, open_embedded_ledger
+from transfer_engine.engine.ledger.late_balances import LateLimits
 from transfer_engine.engine.ledger.protocol import AMOUNT_MAX
 
 OUTSIDE, SOURCE, TARGET = 1, 2, 3
@@ -18,6 +19,8 @@ FUNDS = 10**9
 MOVES_A_BATCH = 10
 RECENT_IDS_MAX = 50
 """So few that every batch merges ids, and a kill meets a merge."""
+LATE_LIMITS = LateLimits(accounts_most=2, transfers_most=3 * MOVES_A_BATCH, slice_least=1)
+"""So few that balances are written every few batches, one account a commit."""
 
 
 def batch(number: int) -> list[tb.Transfer]:
@@ -56,7 +59,7 @@ async def prepare(ledger: EmbeddedLedger) -> None:
 
 
 async def write_for_ever(path: Path, number: int) -> None:
-    async with open_embedded_ledger(path, recent_ids_max=RECENT_IDS_MAX) as ledger:
+    async with open_embedded_ledger(path, recent_ids_max=RECENT_IDS_MAX, late_limits=LATE_LIMITS) as ledger:
         await prepare(ledger)
         while True:
             results = await ledger.create_transfers(batch(number))

@@ -11,8 +11,8 @@ import trio
 from msgspec.structs import replace
 
 from support.record_stores import record
-from transfer_engine.engine import crash_points
-from transfer_engine.engine.records import sqlite_ids, sqlite_rows
+from transfer_engine.engine import crash_points, id_tree
+from transfer_engine.engine.records import sqlite_history
 from transfer_engine.engine.records.protocol import JournalBlob
 from transfer_engine.engine.records.sqlite import open_sqlite_records
 from transfer_engine.schema.ids import keyed_req_id
@@ -50,8 +50,7 @@ async def write_until_killed(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sqlite_rows.HISTORY_RECENT_MOST = 70  # so that what is moved in bulk is moved often
-    sqlite_ids.IDS_MOST = 100
-    sqlite_ids.MERGE_LEAST = 30
+    sqlite_history.HISTORY_RECENT_MOST = 70  # so that what is merged in bulk is merged often
+    id_tree.ENTRIES_MAX = 100
     crash_points.arm(sys.argv[2] if len(sys.argv) > 2 else None)
     trio.run(write_until_killed, Path(sys.argv[1]))

@@ -5,17 +5,24 @@ import tempfile
 from pathlib import Path
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from support.ledger_connections import fail_next_commit
 from support.ledger_events import EventGenerator
 from support.ledger_model import LedgerModel
 from transfer_engine.engine.ledger import queries, sqlite_file
+from transfer_engine.engine.ledger.late_balances import LateLimits
+from transfer_engine.engine.ledger.protocol import LedgerUnavailable
 from transfer_engine.engine.ledger.writer import LedgerWriter
 
 START_NS = 1_700_000_000_000_000_000
 SEEDS = st.integers(0, 2**64 - 1)
+LATE_LIMITS = st.builds(
+    LateLimits, accounts_most=st.integers(1, 9), transfers_most=st.integers(1, 30), slice_least=st.integers(1, 4)
+)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -27,13 +34,20 @@ class LedgerMachine(RuleBasedStateMachine):
         self.path = self.directory / "0.ledger"
         self.now_ns = START_NS
         self.last_timestamp = 0
+        self.late_limits = LateLimits()
         self.model = LedgerModel()
         self.generate = EventGenerator(Random(0), self.model, base=0x10_0000)
         self.open()
 
     def open(self) -> None:
         # So little memory that nearly every batch has to load, evict and merge.
-        self.writer = LedgerWriter(self.path, clock_ns=lambda: self.now_ns, accounts_cached_max=2, recent_ids_max=12)
+        self.writer = LedgerWriter(
+            self.path,
+            clock_ns=lambda: self.now_ns,
+            accounts_cached_max=2,
+            recent_ids_max=12,
+            late_limits=self.late_limits,
+        )
         self.reader = sqlite_file.connect(self.path, read_only=True)
 
     def close(self) -> None:
@@ -50,8 +64,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.last_timestamp = first + len(batch) - 1
         return first
 
-    @initialize()
-    def start_with_accounts_and_money(self) -> None:
+    @initialize(late_limits=LATE_LIMITS)
+    def start_with_accounts_and_money(self, late_limits: LateLimits) -> None:
+        self.late_limits = late_limits
+        self.reopen()
         self.create_accounts(self.generate.first_accounts())
         self.create_transfers(self.generate.first_money())
 
@@ -113,37 +129,54 @@ class LedgerMachine(RuleBasedStateMachine):
         self.path = copy
         self.open()
 
+    @rule(seed=SEEDS, lands=st.booleans())
+    def fail_a_commit(self, seed: int, lands: bool) -> None:
+        """Its caller does not know if the batch is there. Balances are read as it is; ids when it is open again."""
+        self.generate.random.seed(seed)
+        batch = self.generate.moves() or self.generate.batch(self.generate.transfer)
+        fail_next_commit(self.writer, lands=lands)
+        with pytest.raises(LedgerUnavailable):
+            self.writer.create_transfers(batch)
+        if lands:
+            self.model.create_transfers(batch, self.timestamps_for(batch))
+        self.accounts_agree()
+        self.writer._connect()
+
     @rule(seed=SEEDS)
     def read_an_account(self, seed: int) -> None:
         self.generate.random.seed(seed)
         for _ in range(10):
             wanted = self.generate.account_filter()
-            assert queries.get_account_transfers(self.reader, wanted) == self.model.get_account_transfers(wanted)
-            assert queries.get_account_balances(self.reader, wanted) == self.model.get_account_balances(wanted)
+            late = self.writer.late
+            expected = self.model.get_account_transfers(wanted)
+            assert queries.get_account_transfers(self.reader, wanted, late) == expected
+            expected = self.model.get_account_balances(wanted)
+            assert queries.get_account_balances(self.reader, wanted, late) == expected
 
     @rule(seed=SEEDS)
     def query(self, seed: int) -> None:
         self.generate.random.seed(seed)
         for _ in range(10):
             wanted = self.generate.query_filter([0, 0, 1, 2])
-            assert queries.query_transfers(self.reader, wanted, self.writer.recent_ids) == self.model.query_transfers(
-                wanted
-            )
-            assert queries.query_accounts(self.reader, wanted) == self.model.query_accounts(wanted)
+            assert queries.query_transfers(self.reader, wanted, self.writer.ids) == self.model.query_transfers(wanted)
+            assert queries.query_accounts(self.reader, wanted, self.writer.late) == self.model.query_accounts(wanted)
 
     def look_after_expiry(self) -> None:
         self.model.expire(self.now_ns)
         self.writer.expire_due()
 
+    def accounts_agree(self) -> None:
+        ids = self.generate.account_ids[::-1]
+        expected = [self.model.accounts[one] for one in ids if one in self.model.accounts]
+        assert queries.lookup_accounts(self.reader, ids, self.writer.late) == expected
+
     @invariant()
     def books_agree(self) -> None:
         self.look_after_expiry()
-        ids = self.generate.account_ids[::-1]
-        expected = [self.model.accounts[one] for one in ids if one in self.model.accounts]
-        assert queries.lookup_accounts(self.reader, ids) == expected
+        self.accounts_agree()
         ids = self.generate.transfer_ids
         expected = [self.model.transfers[one] for one in ids if one in self.model.transfers]
-        assert queries.lookup_transfers(self.reader, ids, self.writer.recent_ids) == expected
+        assert queries.lookup_transfers(self.reader, ids, self.writer.ids) == expected
 
     @invariant()
     def nothing_superfluous_is_kept(self) -> None:

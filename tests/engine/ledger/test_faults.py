@@ -56,12 +56,13 @@ async def test_another_programs_database_is_refused_and_kept(path: Path) -> None
     assert path.read_bytes() == before
 
 
-async def test_a_later_programs_ledger_is_refused_and_kept(path: Path) -> None:
+@pytest.mark.parametrize("version", [sqlite_file.SCHEMA_VERSION - 1, sqlite_file.SCHEMA_VERSION + 1])
+async def test_another_versions_ledger_is_refused_and_kept(path: Path, version: int) -> None:
     await filled(path, transfers=1)
     connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION + 1}")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    with pytest.raises(LedgerDamaged, match=f"version {sqlite_file.SCHEMA_VERSION + 1}"):
+    with pytest.raises(LedgerDamaged, match=f"version {version}"):
         async with open_embedded_ledger(path):
             pass
 

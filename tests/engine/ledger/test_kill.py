@@ -39,7 +39,9 @@ async def test_what_was_answered_survives(tmp_path: Path) -> None:
     batches = 0
     for _ in range(ROUNDS):
         batches = write_until_killed(path, batches, seconds=random.uniform(0, 0.3))
-        async with open_embedded_ledger(path, recent_ids_max=ledger_writer.RECENT_IDS_MAX) as ledger:
+        async with open_embedded_ledger(
+            path, recent_ids_max=ledger_writer.RECENT_IDS_MAX, late_limits=ledger_writer.LATE_LIMITS
+        ) as ledger:
             [target] = await ledger.lookup_accounts([ledger_writer.TARGET])
             under_way = target.credits_posted - batches * MOVED_A_BATCH
             assert under_way in (0, MOVED_A_BATCH)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.record_stores import STORES, Reopenable, SqliteStore, record
-from transfer_engine.engine.records import sqlite_ids, sqlite_rows
+from transfer_engine.engine import id_tree
+from transfer_engine.engine.records import sqlite_history
 from transfer_engine.engine.records.protocol import Claim, ClaimLost, JournalBlob, Life, RecordStore
 from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS, issued_req_id, keyed_req_id
 from transfer_engine.schema.transfers import TransferRecord, TransferState
@@ -182,14 +183,13 @@ few = st.integers(1, 8)
 
 
 @settings(max_examples=100, deadline=None)
-@given(work=st.lists(operations, max_size=25), limit=st.integers(1, 5), history=few, ids=few, merge=few)
+@given(work=st.lists(operations, max_size=25), limit=st.integers(1, 5), history=few, ids=few)
 def test_sqlite_agrees_while_it_moves_histories_and_ids(
-    work: list[tuple[Any, ...]], limit: int, history: int, ids: int, merge: int
+    work: list[tuple[Any, ...]], limit: int, history: int, ids: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite_rows, "HISTORY_RECENT_MOST", history)
-        patch.setattr(sqlite_ids, "IDS_MOST", ids)
-        patch.setattr(sqlite_ids, "MERGE_LEAST", merge)
+        patch.setattr(sqlite_history, "HISTORY_RECENT_MOST", history)
+        patch.setattr(id_tree, "ENTRIES_MAX", ids)
         run_work(SqliteStore, work, limit)
 
 

@@ -7,21 +7,23 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from support.record_stores import record
-from transfer_engine.engine import bulk_statements
-from transfer_engine.engine.records import sqlite_columns, sqlite_file, sqlite_rows
-from transfer_engine.engine.records.protocol import Claim, JournalBlob, RecordsDamaged, RecordsUnavailable
+from transfer_engine.engine import bulk_statements, id_tree
+from transfer_engine.engine.recent_entries import KEY_MODULUS
+from transfer_engine.engine.records import sqlite_columns, sqlite_file, sqlite_history
+from transfer_engine.engine.records.protocol import JournalBlob, RecordsDamaged, RecordsUnavailable
 from transfer_engine.engine.records.sqlite import open_sqlite_records
-from transfer_engine.schema.ids import SNOWFLAKE_EPOCH_MS, issued_req_id
-
-LATER_MS = SNOWFLAKE_EPOCH_MS + 1_000_000
+from transfer_engine.schema.ids import issued_req_id
+from transfer_engine.schema.transfers import TransferState
 
 
 @pytest.fixture
@@ -67,33 +69,17 @@ async def test_another_applications_database_is_refused(path: Path) -> None:
 async def test_a_later_schema_is_refused(path: Path) -> None:
     await fill(path, 1)
     change(path, f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION + 1}")
-    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 5, and this engine knows 4"):
+    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 6, and this engine knows 5"):
         async with open_sqlite_records(path):
             pass
 
 
-async def test_an_earlier_schema_is_brought_up_to_date(path: Path) -> None:
-    async with open_sqlite_records(path) as store:
-        life = await store.claim(3, "a", former=None, ceiling_ms=LATER_MS)
-        await store.write([], [record(1)])
-    change(
-        path,
-        "ALTER TABLE claims DROP COLUMN beat",
-        "DROP TABLE webhook_endpoints",
-        "CREATE TABLE history_recent AS SELECT user_id, created_at, req_id, number FROM transfers",
-        "CREATE TABLE transfer_ids_mark (number INTEGER NOT NULL)",
-        "INSERT INTO transfer_ids_mark VALUES (0)",
-        "DROP TABLE row_marks",
-        "PRAGMA user_version = 1",
-    )
-    for _ in range(2):
-        async with open_sqlite_records(path) as store:
-            assert await store.get(issued_req_id(1)) == record(1)
-            assert (await store.history(1, limit=9)).records == [record(1)]
-            assert await store.claims() == [Claim(3, 1, "a", LATER_MS, 0)]
-    async with open_sqlite_records(path) as store:
-        await store.raise_ceiling(life, LATER_MS, beat=1)
-        assert await store.claims() == [Claim(3, 1, "a", LATER_MS, 1)]
+async def test_an_earlier_schema_is_refused(path: Path) -> None:
+    await fill(path, 1)
+    change(path, f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION - 1}")
+    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 4, and this engine knows 5"):
+        async with open_sqlite_records(path):
+            pass
 
 
 async def test_a_missing_file_beside_its_wal_is_refused(path: Path) -> None:
@@ -325,31 +311,58 @@ async def test_closing_waits_for_what_is_under_way(path: Path) -> None:
 # Rows
 
 
-async def test_a_history_over_both_its_parts_is_one(path: Path) -> None:
-    most = sqlite_rows.HISTORY_RECENT_MOST
-    rows = [record(number, created_at=number % 100) for number in range(most + 500)]
+async def test_a_history_over_both_its_parts_is_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_history, "HISTORY_RECENT_MOST", 300)
+    rows = [record(number, created_at=number % 100) for number in range(1_000)]
     async with open_sqlite_records(path) as store:
-        await store.write([], rows[:most])
-        await store.write([], rows[most - 200 :])  # 200 of them again: they are in the history already
+        await store.write([], rows[:700])
+        await store.write([], rows[500:])  # 200 of them again
         expected = sorted(rows, key=lambda row: (row.created_at, row.req_id.int), reverse=True)
         assert (await store.history(1, limit=10_000)).records == expected
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM history").fetchone() == (most,)
-        assert connection.execute("SELECT history FROM row_marks").fetchone() == (most,)
+        (entered,) = connection.execute("SELECT count(*) FROM history").fetchone()
+    assert 0 < entered < len(rows)
+    async with open_sqlite_records(path) as store:
+        assert (await store.history(1, limit=10_000)).records == expected
 
 
 async def test_a_page_of_a_long_history_reads_little_of_it(path: Path) -> None:
-    await fill(path, 20_000)
+    await fill(path, 10)
+    values = {"key": 1, "user_id": 1, "created_at": 5, "req_id": b"", "newest": "[]", "limit": 5}
     async with open_sqlite_records(path) as store:
-        plan = store._writer.execute(
-            "EXPLAIN QUERY PLAN " + sqlite_rows.SELECT_HISTORY,
-            {"user_id": 1, "created_at": 5, "req_id": b"", "newest": "[]", "limit": 5},
-        ).fetchall()
-    steps = "\n".join(row[3] for row in plan)
-    assert steps.count("USING PRIMARY KEY (user_id=? AND (created_at,req_id)<(?,?))") == 1
-    of_history, of_newest = steps.split("SCAN h")[0].split("RIGHT")
-    assert "TEMP B-TREE FOR ORDER BY" not in of_history
+        of_entered, of_newest = (
+            "\n".join(row[3] for row in store._writer.execute("EXPLAIN QUERY PLAN " + statement, values))
+            for statement in (sqlite_history.SELECT_ENTERED, sqlite_history.SELECT_NEWEST)
+        )
+    assert "USING PRIMARY KEY (key=? AND created_at<?)" in of_entered
+    assert "USE TEMP B-TREE FOR RIGHT PART OF ORDER BY" in of_entered  # within one created_at
+    assert "INTEGER PRIMARY KEY (rowid=?)" in of_entered
     assert "INTEGER PRIMARY KEY (rowid=?)" in of_newest
+
+
+async def test_identifiers_and_users_that_share_a_key_are_told_apart(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(id_tree, "ENTRIES_MAX", 4)
+    monkeypatch.setattr(sqlite_history, "HISTORY_RECENT_MOST", 4)
+    twins = [
+        record(number, "init", req_id=UUID(int=1 + number * KEY_MODULUS), user_id=7 + KEY_MODULUS * number)
+        for number in range(9)
+    ]
+    async with open_sqlite_records(path) as store:
+        for row in twins:
+            assert await store.get(row.req_id.int) is None
+            await store.write([], [row])
+    twins[0] = replace(twins[0], state=TransferState.COMMITTED)
+    twins[8] = replace(twins[8], state=TransferState.COMMITTED, created_at=5)
+    for _ in range(2):
+        async with open_sqlite_records(path) as store:
+            await store.write([], [twins[0], twins[8]])
+            assert [await store.get(row.req_id.int) for row in twins] == twins
+            assert await store.get_many([1 + 9 * KEY_MODULUS]) == {}
+            assert [(await store.history(row.user_id, limit=9)).records for row in twins] == [[row] for row in twins]
+            assert (await store.history(7 + 9 * KEY_MODULUS, limit=9)).records == []
+            assert (await store.scan_records(limit=99)).records == twins
 
 
 @given(rows=st.integers(0, 5_000))
