@@ -66,18 +66,11 @@ async def test_another_applications_database_is_refused(path: Path) -> None:
             pass
 
 
-async def test_a_later_schema_is_refused(path: Path) -> None:
+@pytest.mark.parametrize(("step", "found"), [(1, 6), (-1, 4)])
+async def test_a_later_or_an_earlier_schema_is_refused(path: Path, step: int, found: int) -> None:
     await fill(path, 1)
-    change(path, f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION + 1}")
-    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 6, and this engine knows 5"):
-        async with open_sqlite_records(path):
-            pass
-
-
-async def test_an_earlier_schema_is_refused(path: Path) -> None:
-    await fill(path, 1)
-    change(path, f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION - 1}")
-    with pytest.raises(RecordsDamaged, match=r"records\.db has schema 4, and this engine knows 5"):
+    change(path, f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION + step}")
+    with pytest.raises(RecordsDamaged, match=rf"records\.db has schema {found}, and this engine knows 5"):
         async with open_sqlite_records(path):
             pass
 
